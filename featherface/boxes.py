@@ -1,0 +1,40 @@
+"""Boxes as x1, y1, x2, y2 in pixels: overlap and non-maximum suppression (NumPy, OpenCV)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+def box_iou(first: FloatArray, second: FloatArray, plus_one: bool = False) -> NDArray[np.floating]:
+    """Intersection over union of every pair: ``[N, 4]`` and ``[M, 4]`` give ``[N, M]``.
+
+    ``plus_one`` counts pixels inclusively (width = x2 - x1 + 1), as PASCAL VOC and WIDER FACE do.
+    """
+    extra = 1.0 if plus_one else 0.0
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
+    sides = np.maximum(bottom_right - top_left + extra, 0)
+    overlap = sides[..., 0] * sides[..., 1]
+    areas = [
+        np.prod(np.maximum(b[:, 2:4] - b[:, :2] + extra, 0), axis=1) for b in (first, second)
+    ]
+    union = areas[0][:, None] + areas[1][None, :] - overlap
+    return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def non_maximum_suppression(
+    boxes: FloatArray, scores: FloatArray, iou_threshold: float, top_k: int = 0
+) -> NDArray[np.intp]:
+    """Indices of the boxes to keep, best first, at most ``top_k`` (0: all)."""
+    if len(boxes) == 0:
+        return np.empty(0, np.intp)
+    corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    kept = cv2.dnn.NMSBoxes(
+        corner_and_size.astype(np.float64), scores.astype(np.float32), 0.0, iou_threshold,
+        1.0, top_k,
+    )
+    return np.asarray(kept, np.intp).reshape(-1)

@@ -1,0 +1,25 @@
+"""What can go wrong, by kind. Each message says what was wrong, where, and what to do."""
+
+
+class FeatherFaceError(Exception):
+    """Base of every error that this package raises on purpose; the command line prints it as one line."""
+
+
+class ImageError(FeatherFaceError):
+    """A picture that cannot be read or has impossible measures."""
+
+
+class WeightsError(FeatherFaceError):
+    """A weight file that is missing, corrupt or made for another model."""
+
+
+class ConfigError(FeatherFaceError):
+    """A configuration with an unknown key or an impossible value."""
+
+
+class DataError(FeatherFaceError):
+    """A data set that is missing, empty or malformed."""
+
+
+class MissingExtraError(FeatherFaceError):
+    """An optional dependency that the job needs is not installed."""
