@@ -1,0 +1,83 @@
+"""FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
+
+    image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 160 channels
+      laterals          1x1 convolutions to 64 channels at strides 8, 16, 32
+      light BiFPN x2    top-down and bottom-up, plain sums
+      CBAM-lite         one channel gate, one spatial gate
+      grouped SSH       3x3, 5x5, 7x7 context, shared by the levels
+      grouped heads     a shared tower, one 1x1 convolution a level
+    HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
+
+Follows FeatherFace (Kim, Jung, Kim, Electronics 2025, 14(3), 517), whose anchors it keeps, so that
+every logit has its twin in V1. The input is not normalised: the first batch normalisation absorbs
+mean and scale, and an 8-bit image is an 8-bit network's input as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor, nn
+
+from featherface.anchors import STRIDES
+from featherface.models.backbone import MobileNetV1
+from featherface.models.modules.cbam_lite import CBAMLite
+from featherface.models.modules.channel_permutation import ShuffledPointwise
+from featherface.models.modules.grouped_heads import GroupedHeads
+from featherface.models.modules.grouped_ssh import GroupedSSH
+from featherface.models.modules.light_bifpn import LightBiFPN
+from featherface.models.outputs import FeatureMaps, HeadOutputs
+
+
+class FeatherFaceV2(nn.Module):
+    """The student; without arguments it is the configuration that the package ships."""
+
+    def __init__(
+        self,
+        stage3_channels: int = 160,
+        channels: int = 64,
+        fusions: int = 2,
+        ssh_groups: int = 4,
+        head_groups: int = 2,
+        attention: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = MobileNetV1(stage3_channels=stage3_channels, negative_slope=0.0)
+        self.laterals = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels))
+            for inputs in (64, 128, stage3_channels)
+        )
+        self.fusions = nn.ModuleList(LightBiFPN(channels) for _ in range(fusions))
+        self.attention = nn.ModuleList(
+            CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
+        )
+        self.context = GroupedSSH(channels, ssh_groups)
+        self.heads = GroupedHeads(channels, head_groups)
+
+    def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
+        """Head outputs and the maps that distillation compares with V1's."""
+        backbone = self.backbone(image)
+        levels = [lateral(x) for lateral, x in zip(self.laterals, backbone, strict=True)]
+        for fusion in self.fusions:
+            levels = fusion(levels)
+        neck = [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
+        towers = self.heads.towers([self.context(x) for x in neck])
+        return self.heads.predict(towers), FeatureMaps(list(backbone), neck, towers)
+
+    def forward(self, image: Tensor) -> HeadOutputs:
+        return self.forward_with_features(image)[0]
+
+    def deployed(self) -> FeatherFaceV2:
+        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions."""
+        model = copy.deepcopy(self).eval()
+        for module in list(model.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, ShuffledPointwise):
+                    setattr(module, name, child.folded())
+        return model
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Learned values, shared ones counted once."""
+    return sum(p.numel() for p in model.parameters())

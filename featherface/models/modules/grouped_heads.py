@@ -1,0 +1,66 @@
+"""Grouped heads: one tower for all levels and tasks, then one 1x1 convolution a level.
+
+V1 has nine convolutions for three levels and three tasks (class, box, landmarks). Here the tower
+(depthwise 3x3, grouped 1x1) is shared by the levels, as faces of all sizes look alike at the scale
+of their anchors; each level keeps a batch normalisation of its own, because their statistics
+differ (SCRFD, Guo et al., ICLR 2022, shares its heads in the same way). One logit says face or
+not: it equals the difference of V1's two logits, so softmax and sigmoid agree.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.models.modules.channel_permutation import ShuffledPointwise
+from featherface.models.outputs import HeadOutputs
+
+VALUES = (1, 4, 10)
+
+
+class GroupedHeads(nn.Module):
+    """Maps ``[B, C, H/s, W/s]`` at strides 8, 16, 32 to ``HeadOutputs`` over all anchors."""
+
+    def __init__(self, channels: int, groups: int = 2, face_prior: float = 0.01) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+        mix = ShuffledPointwise(channels, channels, groups)
+        self.tower = nn.ModuleList(ShuffledPointwise(channels, channels, groups) for _ in STRIDES)
+        for level in self.tower:
+            level.conv = mix.conv  # one set of weights, a batch normalisation a level
+        self.predictors = nn.ModuleList(
+            nn.Conv2d(channels, ANCHORS_PER_CELL * sum(VALUES), 1) for _ in STRIDES
+        )
+        for predictor in self.predictors:
+            nn.init.normal_(predictor.weight, std=0.01)
+            nn.init.zeros_(predictor.bias)
+            with torch.no_grad():
+                predictor.bias[:ANCHORS_PER_CELL] = -math.log(1 / face_prior - 1)
+
+    def towers(self, levels: list[Tensor]) -> list[Tensor]:
+        """The maps that the predictors read, ``[B, C, H/s, W/s]`` a level."""
+        return [
+            x + mix(self.depthwise(x)) for x, mix in zip(levels, self.tower, strict=True)
+        ]
+
+    def predict(self, towers: list[Tensor]) -> HeadOutputs:
+        """Class logits ``[B, A]``, box deltas ``[B, A, 4]``, landmark deltas ``[B, A, 10]``."""
+        maps = [predictor(x) for x, predictor in zip(towers, self.predictors, strict=True)]
+        task_channels = [ANCHORS_PER_CELL * values for values in VALUES]
+        by_task = zip(*(x.split(task_channels, dim=1) for x in maps), strict=True)
+        outputs = [
+            torch.cat([flatten_anchors(x, values) for x in levels], dim=1)
+            for levels, values in zip(by_task, VALUES, strict=True)
+        ]
+        return HeadOutputs(outputs[0].squeeze(2), outputs[1], outputs[2])
+
+    def forward(self, levels: list[Tensor]) -> HeadOutputs:
+        return self.predict(self.towers(levels))
+
+
+def flatten_anchors(x: Tensor, values: int) -> Tensor:
+    """``[B, anchors * values, H, W]`` to ``[B, H * W * anchors, values]``."""
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, values)

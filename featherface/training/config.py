@@ -1,0 +1,175 @@
+"""The configuration of a run: one YAML file holds what differs from these defaults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from featherface.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, so that a misspelt one cannot pass unseen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """Arguments of ``FeatherFaceV2``."""
+
+    stage3_channels: int = Field(160, gt=0)
+    channels: int = Field(64, gt=0, multiple_of=8)
+    fusions: int = Field(2, ge=1)
+    ssh_groups: int = Field(4, ge=2)
+    head_groups: int = Field(2, ge=1)
+    attention: bool = True
+
+
+class StartConfig(Section):
+    """Where the weights come from: ``weights`` (a V2 file), else ``v1``, else ``imagenet``, else chance."""
+
+    weights: Path | None = None
+    v1: Path | None = None
+    imagenet: Path | None = None
+
+
+class DataConfig(Section):
+    """Shards to train on. ``sizes`` are (crop side, share) pairs; a batch has as many pixels at each."""
+
+    shards: Path = Path("data/train")
+    layout: Literal["shards", "wider"] = "shards"
+    cache: Path = Path("cache")
+    sizes: list[tuple[int, float]] = [(320, 1.0)]
+    mosaic: float = Field(0.5, ge=0, le=1)
+    workers: int = Field(1, ge=0)
+    validation_fraction: float = Field(0.04, ge=0, lt=1)
+    face_score: float = Field(0.5, ge=0, le=1)
+
+
+class LossConfig(Section):
+    """Matching, losses and their weights."""
+
+    matching: Literal["retinaface", "dynamic"] = "dynamic"
+    classification: Literal["quality_focal", "focal", "ohem"] = "quality_focal"
+    box: Literal["eiou", "giou"] = "eiou"
+    landmark: Literal["smooth_l1", "wing"] = "smooth_l1"
+    class_weight: float = Field(1.0, ge=0)
+    box_weight: float = Field(2.0, ge=0)
+    landmark_weight: float = Field(0.2, ge=0)
+
+
+class DistillationConfig(Section):
+    """Teacher and the weights of its terms.
+
+    ``schedule`` lists (progress, features, outputs, labels): the weights are linear between the
+    points. A teacher whose terms weigh nothing is not run.
+    """
+
+    teacher: Path | None = None
+    temperature: float = Field(1.5, gt=0)
+    features: float = Field(1.0, ge=0)
+    logits: float = Field(1.0, ge=0)
+    boxes: float = Field(0.5, ge=0)
+    landmarks: float = Field(0.1, ge=0)
+    schedule: list[tuple[float, float, float, float]] = [
+        (0.0, 1.0, 0.5, 0.5),
+        (0.3, 0.5, 1.0, 0.5),
+        (0.7, 0.1, 0.5, 1.0),
+        (1.0, 0.0, 0.0, 1.0),
+    ]
+
+
+class OptimiserConfig(Section):
+    """AdamW with a linear warm-up and a cosine to ``final_rate`` of the learning rate."""
+
+    learning_rate: float = Field(1e-3, gt=0)
+    final_rate: float = Field(0.02, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.03, ge=0, le=1)
+    clip_norm: float = Field(5.0, gt=0)
+    ema: float = Field(0.998, ge=0, lt=1)
+
+
+class RunConfig(Section):
+    """One experiment."""
+
+    name: str = "v2"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    start: StartConfig = StartConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    images: int = Field(200_000, gt=0, description="crops of the first size to see in the run")
+    batch: int = Field(16, gt=0, description="crops of the first size in a batch, a device")
+    checkpoint_minutes: float = Field(3.0, gt=0)
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    output: Path = Path("runs")
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoints and logs go."""
+        return self.output / self.name
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that change with any value."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def read_config(path: Path, overrides: list[str] | None = None) -> RunConfig:
+    """Read a run from YAML; ``overrides`` are ``section.key=value`` texts that win over it.
+
+    A key ``base`` names another YAML file, relative to this one, that is read first.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key or an impossible value.
+    """
+    values = read_values(Path(path))
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"override {override!r}: write it as section.key=value")
+        *sections, last = key.strip().split(".")
+        place = values
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[last] = yaml.safe_load(text)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, over its base's."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = str(error).splitlines()[0]
+        raise ConfigError(f"{path}: not a YAML file ({line})") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys at the top")
+    base = values.pop("base", None)
+    return merge(read_values(path.parent / base), values) if base else values
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged

@@ -1,0 +1,92 @@
+"""What V2 learns from V1: features through adapters, logits with temperature, boxes, landmarks.
+
+Both nets have the same anchors, so each of V2's logits has its twin in V1 (Hinton et al., 2015).
+Features are compared after 1x1 adapters (FitNets, Romero et al., ICLR 2015) that training keeps
+and drops at its end; both sides are normalised by channel, so only the pattern counts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featherface.models.outputs import FeatureMaps, HeadOutputs
+from featherface.training.box_coding import aligned_iou_loss, decode_boxes
+from featherface.training.config import DistillationConfig
+
+V1_CHANNEL_MEANS = (104.0, 117.0, 123.0)
+SURE = 0.3
+
+
+def teacher_input(images: Tensor) -> Tensor:
+    """RGB 0..255 ``[B, 3, H, W]`` to V1's input: BGR minus the channel means."""
+    means = images.new_tensor(V1_CHANNEL_MEANS)[None, :, None, None]
+    return images.flip(1) - means
+
+
+class FeatureAdapters(nn.Module):
+    """One 1x1 convolution for each pair of student's and teacher's maps."""
+
+    def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(s, t, 1) for s, t in zip(student_channels, teacher_channels, strict=True)
+        )
+        for convolution in self.convolutions:
+            nn.init.dirac_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+        """Mean squared difference of the normalised maps, averaged over the pairs."""
+        losses = [
+            functional.mse_loss(normalise(convolution(s)), normalise(t))
+            for convolution, s, t in zip(self.convolutions, student, teacher, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+
+def normalise(x: Tensor) -> Tensor:
+    """Zero mean and unit variance by channel over batch and place."""
+    mean = x.mean((0, 2, 3), keepdim=True)
+    deviation = x.std((0, 2, 3), keepdim=True)
+    return (x - mean) / (deviation + 1e-3)
+
+
+def compared_maps(maps: FeatureMaps) -> list[Tensor]:
+    """The maps that both nets have at strides 8, 16, 32: backbone, neck, and what the heads read."""
+    return [*maps.backbone, *maps.neck, *maps.context]
+
+
+def output_losses(
+    student: HeadOutputs, teacher: HeadOutputs, anchors: Tensor, config: DistillationConfig
+) -> dict[str, Tensor]:
+    """Scalars ``teacher_logits``, ``teacher_boxes`` and ``teacher_landmarks``, weighted by ``config``.
+
+    Boxes and landmarks count where the teacher sees a face, by how sure it is.
+    """
+    margin = teacher.logits[..., 1] - teacher.logits[..., 0]
+    soft = torch.sigmoid(margin / config.temperature)
+    logits = student.logits / config.temperature
+    entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
+    focus = (soft - logits.sigmoid()).abs()
+    logit_loss = (focus * entropy).sum() / soft.sum().clamp_min(1)
+    probability = torch.sigmoid(margin)
+    sure = probability > SURE
+    weight = probability[sure]
+    total = weight.sum().clamp_min(1)
+    place = anchors.expand(*sure.shape, 4)[sure]
+    box_loss, _ = aligned_iou_loss(
+        decode_boxes(student.box_deltas[sure], place),
+        decode_boxes(teacher.box_deltas[sure], place),
+        "giou",
+    )
+    landmark_loss = functional.smooth_l1_loss(
+        student.landmark_deltas[sure], teacher.landmark_deltas[sure], reduction="none"
+    ).sum(1)
+    return {
+        "teacher_logits": config.logits * logit_loss,
+        "teacher_boxes": config.boxes * (weight * box_loss).sum() / total,
+        "teacher_landmarks": config.landmarks * (weight * landmark_loss).sum() / total,
+    }

@@ -1,0 +1,183 @@
+"""V2's first weights from V1's, layer by layer, wherever a layer survives.
+
+Backbone: stages 1 and 2 as they are; of stage 3's channels the most important ones (by the scale of
+their batch normalisation times the norm of what reads them, after Liu et al., ICCV 2017). Laterals,
+BiFPN nodes and predictors as they are, with these changes folded in: colours in RGB order, no mean
+subtraction, edge weights of the BiFPN, biases before a batch normalisation, one logit for two.
+Reads the public code's names (``featherface_v1_wider.safetensors``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from featherface.errors import WeightsError
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.light_bifpn import FusionNode
+from featherface.training.checkpoint import first_line
+from featherface.training.distillation import V1_CHANNEL_MEANS
+
+IMAGENET_MEANS = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
+EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
+
+State = dict[str, Tensor]
+
+
+def warm_start_from_v1(model: FeatherFaceV2, path: Path) -> None:
+    """Fill ``model`` from V1's weight file, in place.
+
+    Raises:
+        WeightsError: the file cannot be read or lacks a layer.
+    """
+    state = read_state(path)
+    try:
+        with torch.no_grad():
+            copy_backbone(model, state, "body.", lateral="bifpn.0.p5_down_channel.0.conv.weight")
+            copy_neck(model, state)
+            copy_heads(model, state)
+    except KeyError as error:
+        raise WeightsError(f"{path}: no layer {error} in it; is it FeatherFace V1?") from None
+
+
+def warm_start_from_imagenet(model: FeatherFaceV2, path: Path) -> None:
+    """Fill the backbone of ``model`` from a MobileNetV1 x0.25 classifier, in place."""
+    state = read_state(path)
+    try:
+        with torch.no_grad():
+            copy_backbone(model, state, "", lateral="fc.weight")
+    except KeyError as error:
+        raise WeightsError(f"{path}: no layer {error} in it; is it MobileNetV1 x0.25?") from None
+
+
+def read_state(path: Path) -> State:
+    """The tensors of a safetensors file."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+
+
+def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, lateral: str) -> None:
+    """Stages 1 to 3; ``lateral`` names the weights ``[out, 256, ...]`` that read stage 3."""
+    backbone = model.backbone
+    stem = state[f"{prefix}stage1.0.0.weight"]
+    layers = {1: 11, 2: 12, 3: 4}
+    for stage, count in layers.items():
+        module = getattr(backbone, f"stage{stage}")
+        convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+        norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+        names = layer_names(state, f"{prefix}stage{stage}.")
+        if not len(convolutions) == len(norms) == len(names) == count:
+            raise WeightsError(f"stage {stage} has {len(names)} layers in the file, {count} here")
+        keep_in: Tensor | None = None
+        for convolution, norm, name in zip(convolutions, norms, names, strict=True):
+            weight = state[f"{name}.weight"]
+            norm_name = next_layer(name)
+            keep_out = None
+            if stage == 3:
+                width = len(convolution.weight)
+                if weight.shape[1] == 1:  # depthwise: the channels that come in go out
+                    keep_out = keep_in
+                elif width < len(weight):
+                    readers = (
+                        state[f"{prefix}stage3.1.3.weight"]
+                        if name.endswith("stage3.0.3")
+                        else state[lateral]
+                    )
+                    keep_out = important(
+                        state[f"{norm_name}.weight"], readers.flatten(2).norm(dim=(0, 2)), width
+                    )
+                    if keep_in is not None:
+                        weight = weight[:, keep_in]
+                    keep_in = keep_out
+            if keep_out is not None:
+                weight = weight[keep_out]
+            if weight.shape[1] == 3 and weight.shape[2] == 3:
+                weight = weight.flip(1)
+            convolution.weight.copy_(weight)
+            copy_norm(norm, state, norm_name, keep_out)
+        if stage == 3 and keep_in is not None:
+            model.stage3_kept = keep_in  # type: ignore[assignment]
+    # The stem now sees colours as they are; its normalisation takes the mean out.
+    means = torch.tensor(V1_CHANNEL_MEANS if prefix else IMAGENET_MEANS[::-1])
+    first_norm = next(m for m in backbone.stage1.modules() if isinstance(m, nn.BatchNorm2d))
+    if prefix:
+        first_norm.running_mean.add_(torch.einsum("ocij,c->o", stem, means))  # type: ignore[union-attr]
+
+
+def important(norm_scale: Tensor, reader_norm: Tensor, count: int) -> Tensor:
+    """Sorted indices of the ``count`` channels with the largest scale times outgoing norm."""
+    return (norm_scale.abs() * reader_norm).topk(count).indices.sort().values
+
+
+def copy_neck(model: FeatherFaceV2, state: State) -> None:
+    """Laterals and the first and last of V1's three BiFPN layers (or as many as there are)."""
+    kept = getattr(model, "stage3_kept", None)
+    for lateral, level in zip(model.laterals, (3, 4, 5), strict=True):
+        name = f"bifpn.0.p{level}_down_channel"
+        weight = state[f"{name}.0.conv.weight"]
+        if level == 5 and kept is not None:
+            weight = weight[:, kept]
+        if lateral[0].weight.shape != weight.shape:
+            return
+        lateral[0].weight.copy_(weight)
+        copy_norm(lateral[1], state, f"{name}.1", None, state[f"{name}.0.conv.bias"])
+    sources = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}.get(len(model.fusions), (0,))
+    for fusion, source in zip(model.fusions, sources, strict=False):
+        for ours, theirs in NODES.items():
+            node: FusionNode = getattr(fusion, ours)
+            name = f"bifpn.{source}.{theirs}"
+            edges = state[f"bifpn.{source}.{EDGES[ours]}"].relu()
+            node.depthwise.weight.copy_(
+                state[f"{name}.depthwise_conv.conv.weight"] / len(edges)
+            )
+            node.pointwise.weight.copy_(state[f"{name}.pointwise_conv.conv.weight"])
+            copy_norm(node.norm, state, f"{name}.bn", None, state[f"{name}.pointwise_conv.conv.bias"])
+
+
+def copy_heads(model: FeatherFaceV2, state: State) -> None:
+    """Predictors: the face logit minus the background logit, boxes, landmarks."""
+    for level, predictor in enumerate(model.heads.predictors):
+        for part in ("weight", "bias"):
+            classes, boxes, landmarks = (
+                state[f"{head}.{level}.conv1x1.{part}"]
+                for head in ("ClassHead", "BboxHead", "LandmarkHead")
+            )
+            values = torch.cat([classes[1::2] - classes[0::2], boxes, landmarks])
+            target = getattr(predictor, part)
+            if target.shape != values.shape:
+                return
+            target.copy_(values)
+
+
+def copy_norm(
+    norm: nn.BatchNorm2d, state: State, name: str, keep: Tensor | None, bias: Tensor | None = None
+) -> None:
+    """Batch normalisation, of the channels ``keep``; ``bias`` came before it and moves its mean."""
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        values = state[f"{name}.{part}"]
+        if part == "running_mean" and bias is not None:
+            values = values - bias
+        getattr(norm, part).copy_(values if keep is None else values[keep])
+
+
+def layer_names(state: State, prefix: str) -> list[str]:
+    """Names of the convolutions under ``prefix`` in order: ``stage1.0.0``, ``stage1.1.0``, ``stage1.1.3``..."""
+    names = {
+        key.removesuffix(".weight")
+        for key, tensor in state.items()
+        if key.startswith(prefix) and key.endswith(".weight") and tensor.ndim == 4
+    }
+    return sorted(names, key=lambda name: [int(p) for p in name.removeprefix(prefix).split(".")])
+
+
+def next_layer(name: str) -> str:
+    """The layer after ``name`` in its sequence: ``stage1.1.3`` gives ``stage1.1.4``."""
+    head, _, index = name.rpartition(".")
+    return f"{head}.{int(index) + 1}"
