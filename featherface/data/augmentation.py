@@ -1,0 +1,434 @@
+"""Training crops: square cut-outs at a wide range of scales, mosaics, and changes of the pixels.
+
+The size of a face on the crop is drawn first and the crop is laid around it, so that the sizes the
+network sees follow the settings and not the collection. Everything works on uint8 with OpenCV:
+a sample of 320 pixels takes about two milliseconds of one core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from featherface.data.labelled_photo import LabelledPhoto
+
+FACE_SCORE = 0.5
+IGNORED_SCORE = 0.2
+MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
+SOURCE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"crowd": 3.0, "bikes": 2.0, "flickr": 1.2, "portraits": 1.2, "sports": 0.8, "lfw": 0.6}
+)
+
+
+class Photos(Protocol):
+    """Random access over labelled photos: a ``PhotoStore``, a ``WiderFacePhotos``, or yours."""
+
+    sources: NDArray[np.str_]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> LabelledPhoto: ...
+
+
+class CropSettings(BaseModel):
+    """What a training crop may look like. Shares and chances are 0..1, sizes are pixels of the crop.
+
+    A face's size is the square root of its box's area.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    face_sizes: tuple[float, float] = Field((8.0, 250.0), description="log-uniform range")
+    random_window: float = Field(0.1, ge=0, le=1, description="crops laid without regard to faces")
+    enlarge: float = Field(2.0, gt=0, description="a photo's pixels are enlarged at most so much")
+    enlarge_rarely: float = Field(4.0, gt=0, description="or so much, in 1 of 20 crops")
+    free_scales: tuple[float, float] = Field((0.3, 1.5), description="for photos without a face")
+    least_cover: float = Field(0.5, gt=0, description="photo's long side over the crop's, at least")
+    mosaic: float = Field(0.5, ge=0, le=1)
+    mosaic_sources: tuple[str, ...] = ("lfw", "sports", "flickr", "portraits")
+    mosaic_grids: tuple[float, ...] = Field((0.6, 0.3, 0.1), description="shares of 2x2, 3x3, 4x4")
+    mosaic_face_sizes: tuple[float, float] = (10.0, 80.0)
+    least_face: float = Field(4.0, ge=0, description="smaller faces are ignored")
+    least_visible: float = Field(0.3, ge=0, le=1, description="faces seen less are ignored")
+    flip: float = Field(0.5, ge=0, le=1)
+    rotate: float = Field(0.2, ge=0, le=1)
+    degrees: float = Field(10.0, ge=0, le=45)
+    colour: float = Field(0.8, ge=0, le=1)
+    grey: float = Field(0.05, ge=0, le=1)
+    blur: float = Field(0.1, ge=0, le=1)
+    coarsen: float = Field(0.1, ge=0, le=1, description="shrunk and enlarged again")
+    noise: float = Field(0.1, ge=0, le=1)
+    jpeg: float = Field(0.15, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training crop; boxes lie inside it, landmarks may lie outside.
+
+    Attributes:
+        image: uint8 RGB [S, S, 3].
+        boxes: float32 [N, 4], x1, y1, x2, y2 in pixels of the crop.
+        scores: float32 [N]; below 0.5 the face is to be ignored, neither face nor background.
+        landmarks: float32 [N, 5, 2], NaN where absent.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Faces on their way through the augmentation; fields as in :class:`Sample`."""
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+
+
+class TrainingCrop:
+    """Cuts one augmented training crop out of a photo; the same ``rng`` state gives the same crop.
+
+    Example:
+        >>> crop = TrainingCrop(320)                                      # doctest: +SKIP
+        >>> sample = crop(7, store, np.random.default_rng(0))             # doctest: +SKIP
+        >>> sample.image.shape, sample.boxes.shape                        # doctest: +SKIP
+        ((320, 320, 3), (5, 4))
+    """
+
+    def __init__(self, size: int = 320, settings: CropSettings | None = None) -> None:
+        self.size = size
+        self.settings = settings or CropSettings()
+
+    def __call__(
+        self,
+        index: int,
+        store: Photos,
+        rng: np.random.Generator,
+        partners: NDArray[np.int64] | None = None,
+    ) -> Sample:
+        """A crop of photo ``index``.
+
+        Args:
+            partners: int64 [P], photos that may fill the other tiles of a mosaic: give those of
+                the training split. Without them there is no mosaic.
+        """
+        settings = self.settings
+        photo = store[index]
+        may_mosaic = partners is not None and len(partners) > 0
+        if (
+            partners is not None
+            and may_mosaic
+            and photo.source in settings.mosaic_sources
+            and rng.random() < settings.mosaic
+        ):
+            image, labels = self.mosaic(photo, store, partners, rng)
+        elif rng.random() < settings.rotate:
+            # Room for the corners: a square of S turned by 10 degrees needs 1.16 S.
+            turn = np.radians(settings.degrees)
+            room = int(np.ceil(self.size * (np.cos(turn) + np.sin(turn))))
+            image, labels = self.window(photo, room, room, rng, settings.face_sizes, self.size)
+            angle = rng.uniform(-settings.degrees, settings.degrees)
+            image, labels = rotate(image, labels, angle, self.size)
+        else:
+            image, labels = self.window(
+                photo, self.size, self.size, rng, settings.face_sizes, self.size
+            )
+        labels = confine(labels, self.size, self.size, settings.least_visible, settings.least_face)
+        if rng.random() < settings.flip:
+            image, labels = mirror(image, labels)
+        image = change_pixels(image, settings, rng)
+        return Sample(np.ascontiguousarray(image), labels.boxes, labels.scores, labels.landmarks)
+
+    def window(
+        self,
+        photo: LabelledPhoto,
+        width: int,
+        height: int,
+        rng: np.random.Generator,
+        face_sizes: tuple[float, float],
+        span: float,
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """A window of ``width`` x ``height`` on the photo, scaled so that one face gets its size.
+
+        Args:
+            face_sizes: range of the size of the chosen face, pixels of the window.
+            span: side that the photo has to cover by ``least_cover`` at least.
+
+        Returns:
+            uint8 [height, width, 3], black outside the photo; labels in pixels of the window,
+            neither clipped nor filtered.
+        """
+        settings = self.settings
+        photo_height, photo_width = photo.image.shape[:2]
+        enlarge = settings.enlarge_rarely if rng.random() < 0.05 else settings.enlarge
+        least = min(settings.least_cover * span / max(photo_height, photo_width), enlarge)
+        faces = np.flatnonzero(photo.scores >= FACE_SCORE)
+        target = None
+        if len(faces) and rng.random() >= settings.random_window:
+            target = photo.boxes[rng.choice(faces)]
+        if target is None:
+            low, high = settings.free_scales
+        else:
+            side = float(np.sqrt((target[2] - target[0]) * (target[3] - target[1])))
+            low, high = face_sizes[0] / side, face_sizes[1] / side
+        low = min(max(low, least), enlarge)
+        high = max(min(high, enlarge), low)
+        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        left = place(width / scale, photo_width, target, 0, rng)
+        top = place(height / scale, photo_height, target, 1, rng)
+        return cut(photo, left, top, scale, width, height, rng)
+
+    def mosaic(
+        self,
+        photo: LabelledPhoto,
+        store: Photos,
+        partners: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """A grid of windows on the photo and its partners, with random grid lines."""
+        settings = self.settings
+        shares = np.asarray(settings.mosaic_grids)
+        grid = 2 + int(rng.choice(len(shares), p=shares / shares.sum()))
+        canvas = np.empty((self.size, self.size, 3), np.uint8)
+        columns, rows = grid_lines(self.size, grid, rng), grid_lines(self.size, grid, rng)
+        own = int(rng.integers(grid * grid))
+        parts: list[Labels] = []
+        for tile in range(grid * grid):
+            x1, x2 = columns[tile % grid : tile % grid + 2]
+            y1, y2 = rows[tile // grid : tile // grid + 2]
+            other = photo if tile == own else store[int(partners[rng.integers(len(partners))])]
+            # 1.6: the photo covers at least 0.8 of the tile's long side.
+            span = 0.8 * max(x2 - x1, y2 - y1) / settings.least_cover
+            part, labels = self.window(
+                other, x2 - x1, y2 - y1, rng, settings.mosaic_face_sizes, span
+            )
+            canvas[y1:y2, x1:x2] = part
+            # Faces end at their tile, so they are confined before the tiles are joined.
+            labels = confine(
+                labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face
+            )
+            shift = np.array([x1, y1], np.float32)
+            parts.append(
+                Labels(labels.boxes + np.tile(shift, 2), labels.scores, labels.landmarks + shift)
+            )
+        return canvas, Labels(
+            np.concatenate([part.boxes for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.landmarks for part in parts]),
+        )
+
+
+def grid_lines(size: int, grid: int, rng: np.random.Generator) -> list[int]:
+    """``grid`` + 1 lines from 0 to ``size``, each inner one moved by up to 0.35 of a cell."""
+    moves = rng.uniform(-0.35, 0.35, grid - 1)
+    inner = [int(size * (line + 1 + move) / grid) for line, move in enumerate(moves)]
+    return [0, *inner, size]
+
+
+def place(
+    window: float,
+    photo: int,
+    target: NDArray[np.float32] | None,
+    axis: int,
+    rng: np.random.Generator,
+) -> float:
+    """Where a window of ``window`` photo pixels begins along one axis of a photo of ``photo`` pixels.
+
+    It lies inside the photo where it fits, else around it, and holds the target where it can.
+    """
+    low, high = sorted((0.0, photo - window))
+    if target is not None:
+        begin, end = float(target[axis]), float(target[axis + 2])
+        from_end, to_begin = sorted((end - window, begin))
+        low, high = max(low, min(from_end, high)), min(high, max(to_begin, low))
+    return float(rng.uniform(low, max(low, high)))
+
+
+def cut(
+    photo: LabelledPhoto,
+    left: float,
+    top: float,
+    scale: float,
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.uint8], Labels]:
+    """The window of ``width`` x ``height`` that begins at ``left``, ``top`` of the photo, scaled.
+
+    Whole photo pixels are cut and resized, and labels follow the exact factors of that step.
+    """
+    photo_height, photo_width = photo.image.shape[:2]
+    x1, x2 = max(0, round(left)), min(photo_width, round(left + width / scale))
+    y1, y2 = max(0, round(top)), min(photo_height, round(top + height / scale))
+    x2, y2 = max(x2, x1 + 1), max(y2, y1 + 1)
+    if x1 >= photo_width or y1 >= photo_height:
+        raise ValueError("the window lies outside the photo")
+    out_x, out_y = max(0, round((x1 - left) * scale)), max(0, round((y1 - top) * scale))
+    out_width = min(max(1, round((x2 - x1) * scale)), width - out_x)
+    out_height = min(max(1, round((y2 - y1) * scale)), height - out_y)
+    if x1 > 0 and x2 < photo_width and y1 > 0 and y2 < photo_height:
+        out_x, out_y, out_width, out_height = 0, 0, width, height
+    part = cv2.resize(
+        photo.image[y1:y2, x1:x2],
+        (out_width, out_height),
+        interpolation=choose_interpolation(scale, rng),
+    )
+    if (out_width, out_height) == (width, height):
+        image = part
+    else:
+        image = np.zeros((height, width, 3), np.uint8)
+        image[out_y : out_y + out_height, out_x : out_x + out_width] = part
+    factor = np.array([out_width / (x2 - x1), out_height / (y2 - y1)], np.float32)
+    shift = np.array([out_x, out_y], np.float32) - np.array([x1, y1], np.float32) * factor
+    labels = Labels(
+        photo.boxes * np.tile(factor, 2) + np.tile(shift, 2),
+        photo.scores.copy(),
+        photo.landmarks * factor + shift,
+    )
+    return np.asarray(image, np.uint8), labels
+
+
+def choose_interpolation(scale: float, rng: np.random.Generator) -> int:
+    """Areas when shrinking by a third and more (no aliasing), else one of three at random."""
+    if scale < 0.67:
+        return cv2.INTER_AREA
+    return (cv2.INTER_LINEAR, cv2.INTER_LINEAR, cv2.INTER_CUBIC)[int(rng.integers(3))]
+
+
+def rotate(
+    image: NDArray[np.uint8], labels: Labels, degrees: float, size: int
+) -> tuple[NDArray[np.uint8], Labels]:
+    """Turn about the centre and keep the middle ``size`` x ``size``.
+
+    A face is near an ellipse that fills its box, so the new box bounds the turned ellipse: the box
+    of the turned corners would grow with the angle.
+    """
+    height, width = image.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    matrix[:, 2] += (size - width) / 2, (size - height) / 2
+    turned = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    # Pixel centres are at whole numbers for OpenCV, at halves for boxes.
+    linear = matrix[:, :2].astype(np.float32)
+    shift = (matrix[:, 2] + linear @ np.array([0.5, 0.5]) * -1 + 0.5).astype(np.float32)
+    centres = (labels.boxes[:, :2] + labels.boxes[:, 2:]) / 2 @ linear.T + shift
+    halves = (labels.boxes[:, 2:] - labels.boxes[:, :2]) / 2
+    halves = np.sqrt(halves**2 @ (linear**2).T)
+    boxes = np.concatenate([centres - halves, centres + halves], 1)
+    return np.asarray(turned, np.uint8), Labels(
+        boxes, labels.scores, labels.landmarks @ linear.T + shift
+    )
+
+
+def confine(
+    labels: Labels, width: int, height: int, least_visible: float, least_face: float
+) -> Labels:
+    """Clip boxes to the picture, and say which are no good faces any more.
+
+    Ignored from here on (score at most 0.2) are faces whose centre left the picture, of which less
+    than ``least_visible`` is left, or that are smaller than ``least_face`` pixels. Dropped are
+    those of which less than 5 % is left.
+    """
+    boxes = labels.boxes
+    clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    left = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+    visible = left / np.maximum(areas, 1e-6)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= 0) & (centres < (width, height))).all(1)
+    good = inside & (visible >= least_visible) & (areas >= least_face**2)
+    scores = np.where(good, labels.scores, np.minimum(labels.scores, IGNORED_SCORE))
+    kept = (visible >= 0.05) & (left > 0)
+    return Labels(clipped[kept], scores[kept].astype(np.float32), labels.landmarks[kept])
+
+
+def mirror(image: NDArray[np.uint8], labels: Labels) -> tuple[NDArray[np.uint8], Labels]:
+    """Flip left and right; the left eye of the new picture was the right one of the old."""
+    width = image.shape[1]
+    boxes = labels.boxes[:, [2, 1, 0, 3]].copy()
+    boxes[:, [0, 2]] = width - boxes[:, [0, 2]]
+    landmarks = labels.landmarks[:, MIRRORED_LANDMARKS].copy()
+    landmarks[..., 0] = width - landmarks[..., 0]
+    return np.asarray(cv2.flip(image, 1), np.uint8), Labels(boxes, labels.scores, landmarks)
+
+
+def change_pixels(
+    image: NDArray[np.uint8], settings: CropSettings, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Colour, blur, lost resolution, noise and JPEG, each by its chance; uint8 RGB in and out."""
+    result: cv2.typing.MatLike = image
+    colour, grey, blur, coarsen, noise, jpeg = rng.random(6)
+    if colour < settings.colour or grey < settings.grey:
+        result = cv2.transform(result, colour_matrix(rng, grey < settings.grey))
+        if rng.random() < 0.3:
+            levels = np.linspace(0, 1, 256) ** rng.uniform(0.7, 1.4)
+            result = cv2.LUT(result, np.rint(levels * 255).astype(np.uint8))
+    if blur < settings.blur:
+        sigma = rng.uniform(0.4, 1.6)
+        if rng.random() < 0.5:
+            result = cv2.GaussianBlur(result, (0, 0), sigma)
+        else:
+            result = cv2.filter2D(result, -1, motion_kernel(rng))
+    if coarsen < settings.coarsen:
+        height, width = image.shape[:2]
+        share = rng.uniform(0.4, 0.8)
+        small = (max(1, int(width * share)), max(1, int(height * share)))
+        result = cv2.resize(result, small, interpolation=cv2.INTER_AREA)
+        result = cv2.resize(result, (width, height), interpolation=cv2.INTER_LINEAR)
+    if noise < settings.noise:
+        cv2.setRNGSeed(int(rng.integers(2**31)))
+        grain = np.empty(image.shape, np.int16)
+        cv2.randn(grain, 0, rng.uniform(2, 12))
+        result = cv2.add(result, grain, dtype=cv2.CV_8U)
+    if jpeg < settings.jpeg:
+        quality = int(rng.integers(30, 91))
+        _, encoded = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+        result = decoded if decoded is not None else result
+    return np.asarray(result, np.uint8)
+
+
+def colour_matrix(rng: np.random.Generator, grey: bool) -> NDArray[np.float32]:
+    """Brightness, contrast, saturation and a little hue in one affine map, float32 [3, 4]."""
+    contrast = rng.uniform(0.6, 1.4)
+    brightness = rng.uniform(-40, 40)
+    saturation = 0.0 if grey else rng.uniform(0.5, 1.5)
+    hue = rng.uniform(-0.15, 0.15)
+    weights = np.array([0.299, 0.587, 0.114])
+    luma = np.tile(weights, (3, 1))
+    # Hue turns the colour about the grey axis (Rodrigues' formula).
+    axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+    turn = np.cos(hue) * np.eye(3) + np.sin(hue) * axis + (1 - np.cos(hue)) / 3
+    colours = contrast * (luma + saturation * (turn - luma @ turn))
+    offset = brightness + 127.5 * (1 - contrast)
+    return np.concatenate([colours, np.full((3, 1), offset)], 1).astype(np.float32)
+
+
+def motion_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A blurring line of 3 to 7 pixels in one of four directions, float32 [K, K]."""
+    length = int(rng.choice([3, 5, 7]))
+    kernel = np.zeros((length, length), np.float32)
+    steps, middle = np.arange(length), np.full(length, length // 2)
+    rows, columns = [(middle, steps), (steps, middle), (steps, steps), (steps, steps[::-1])][
+        int(rng.integers(4))
+    ]
+    kernel[rows, columns] = 1 / length
+    return kernel
+
+
+def sample_weights(
+    store: Photos,
+    indices: NDArray[np.int64],
+    source_weights: Mapping[str, float] = SOURCE_WEIGHTS,
+) -> NDArray[np.float64]:
+    """The chance of each photo of ``indices`` to be drawn, float64 [len(indices)], sum 1."""
+    weights = np.array([source_weights.get(str(name), 1.0) for name in store.sources[indices]])
+    return weights / weights.sum()
