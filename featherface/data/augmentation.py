@@ -38,34 +38,44 @@ class Photos(Protocol):
 
 
 class CropSettings(BaseModel):
-    """What a training crop may look like. Shares and chances are 0..1, sizes are pixels of the crop.
+    """What a training crop may look like: chances from 0 to 1, sizes in pixels of the crop.
 
     A face's size is the square root of its box's area.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    face_sizes: tuple[float, float] = Field((8.0, 250.0), description="log-uniform range")
-    random_window: float = Field(0.1, ge=0, le=1, description="crops laid without regard to faces")
-    enlarge: float = Field(2.0, gt=0, description="a photo's pixels are enlarged at most so much")
-    enlarge_rarely: float = Field(4.0, gt=0, description="or so much, in 1 of 20 crops")
-    free_scales: tuple[float, float] = Field((0.3, 1.5), description="for photos without a face")
-    least_cover: float = Field(0.5, gt=0, description="photo's long side over the crop's, at least")
-    mosaic: float = Field(0.5, ge=0, le=1)
+    face_sizes: tuple[float, float] = Field(default=(8.0, 250.0), description="log-uniform range")
+    random_window: float = Field(
+        default=0.1, ge=0, le=1, description="crops laid without regard to faces"
+    )
+    enlarge: float = Field(
+        default=2.0, gt=0, description="a photo's pixels are enlarged at most so much"
+    )
+    enlarge_rarely: float = Field(default=4.0, gt=0, description="or so much, in 1 of 20 crops")
+    free_scales: tuple[float, float] = Field(
+        default=(0.3, 1.5), description="for photos without a face"
+    )
+    least_cover: float = Field(
+        default=0.5, gt=0, description="photo's long side over the crop's, at least"
+    )
+    mosaic: float = Field(default=0.5, ge=0, le=1)
     mosaic_sources: tuple[str, ...] = ("lfw", "sports", "flickr", "portraits")
-    mosaic_grids: tuple[float, ...] = Field((0.6, 0.3, 0.1), description="shares of 2x2, 3x3, 4x4")
+    mosaic_grids: tuple[float, ...] = Field(
+        default=(0.6, 0.3, 0.1), description="shares of 2x2, 3x3, 4x4"
+    )
     mosaic_face_sizes: tuple[float, float] = (10.0, 80.0)
-    least_face: float = Field(4.0, ge=0, description="smaller faces are ignored")
-    least_visible: float = Field(0.3, ge=0, le=1, description="faces seen less are ignored")
-    flip: float = Field(0.5, ge=0, le=1)
-    rotate: float = Field(0.2, ge=0, le=1)
-    degrees: float = Field(10.0, ge=0, le=45)
-    colour: float = Field(0.8, ge=0, le=1)
-    grey: float = Field(0.05, ge=0, le=1)
-    blur: float = Field(0.1, ge=0, le=1)
-    coarsen: float = Field(0.1, ge=0, le=1, description="shrunk and enlarged again")
-    noise: float = Field(0.1, ge=0, le=1)
-    jpeg: float = Field(0.15, ge=0, le=1)
+    least_face: float = Field(default=4.0, ge=0, description="smaller faces are ignored")
+    least_visible: float = Field(default=0.3, ge=0, le=1, description="faces seen less are ignored")
+    flip: float = Field(default=0.5, ge=0, le=1)
+    rotate: float = Field(default=0.2, ge=0, le=1)
+    degrees: float = Field(default=10.0, ge=0, le=45)
+    colour: float = Field(default=0.8, ge=0, le=1)
+    grey: float = Field(default=0.05, ge=0, le=1)
+    blur: float = Field(default=0.1, ge=0, le=1)
+    coarsen: float = Field(default=0.1, ge=0, le=1, description="shrunk and enlarged again")
+    noise: float = Field(default=0.1, ge=0, le=1)
+    jpeg: float = Field(default=0.15, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -213,9 +223,7 @@ class TrainingCrop:
             )
             canvas[y1:y2, x1:x2] = part
             # Faces end at their tile, so they are confined before the tiles are joined.
-            labels = confine(
-                labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face
-            )
+            labels = confine(labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face)
             shift = np.array([x1, y1], np.float32)
             parts.append(
                 Labels(labels.boxes + np.tile(shift, 2), labels.scores, labels.landmarks + shift)
@@ -241,7 +249,7 @@ def place(
     axis: int,
     rng: np.random.Generator,
 ) -> float:
-    """Where a window of ``window`` photo pixels begins along one axis of a photo of ``photo`` pixels.
+    """Where a window of ``window`` photo pixels begins along one axis of ``photo`` pixels.
 
     It lies inside the photo where it fits, else around it, and holds the target where it can.
     """
@@ -386,7 +394,7 @@ def change_pixels(
     if noise < settings.noise:
         cv2.setRNGSeed(int(rng.integers(2**31)))
         grain = np.empty(image.shape, np.int16)
-        cv2.randn(grain, 0, rng.uniform(2, 12))
+        cv2.randn(grain, np.zeros(3), np.full(3, rng.uniform(2, 12)))
         result = cv2.add(result, grain, dtype=cv2.CV_8U)
     if jpeg < settings.jpeg:
         quality = int(rng.integers(30, 91))

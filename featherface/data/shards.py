@@ -102,9 +102,7 @@ def parse_sample(sample: Mapping[str, Any]) -> LabelledPhoto:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{key}: malformed labels ({type(error).__name__}: {error})") from error
     sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(scores)
-    return LabelledPhoto(
-        key, source, to_rgb(image), boxes[sound], scores[sound], landmarks[sound]
-    )
+    return LabelledPhoto(key, source, to_rgb(image), boxes[sound], scores[sound], landmarks[sound])
 
 
 def to_rgb(image: cv2.typing.MatLike) -> NDArray[np.uint8]:

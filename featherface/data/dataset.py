@@ -1,0 +1,107 @@
+"""Crops as a PyTorch data set: sample number n of a run is always the same crop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from featherface.data.augmentation import Photos, Sample, TrainingCrop, sample_weights
+from featherface.data.labelled_photo import LabelledPhoto
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Crops of one size and their faces.
+
+    Attributes:
+        images: uint8 RGB [B, 3, S, S].
+        boxes: B tensors, float32 [N, 4], x1, y1, x2, y2 in pixels of the crop.
+        scores: B tensors, float32 [N]; below 0.5 the face is to be ignored.
+        landmarks: B tensors, float32 [N, 5, 2], NaN where absent.
+    """
+
+    images: Tensor
+    boxes: list[Tensor]
+    scores: list[Tensor]
+    landmarks: list[Tensor]
+
+
+class CropDataset(Dataset[Sample]):
+    """Training crops by their number in the run, which has no end.
+
+    Photo and augmentation of sample ``n`` follow from ``seed`` and ``n`` alone, whatever worker
+    makes it, so a resumed run that asks for the numbers after its checkpoint goes on as if it had
+    never stopped.
+    """
+
+    def __init__(
+        self,
+        store: Photos,
+        indices: NDArray[np.int64],
+        crop: TrainingCrop,
+        seed: int = 0,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Crops of the photos ``indices`` (int64 [P]) of ``store``.
+
+        Args:
+            weights: float64 [P], chance of each photo; by default that of its source.
+        """
+        self.store = store
+        self.indices = np.asarray(indices, np.int64)
+        if not len(self.indices):
+            raise ValueError("no photo to crop from")
+        self.crop = crop
+        self.seed = seed
+        weights = sample_weights(store, self.indices) if weights is None else weights
+        self.cumulative = np.cumsum(weights) / np.sum(weights)
+        small = np.isin(store.sources[self.indices], crop.settings.mosaic_sources)
+        self.partners = self.indices[small]
+
+    def __getitem__(self, number: int) -> Sample:
+        """Crop ``number`` of the run, from 0."""
+        cv2.setNumThreads(0)
+        rng = np.random.default_rng((self.seed, int(number)))
+        drawn = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
+        index = int(self.indices[min(drawn, len(self.indices) - 1)])
+        return self.crop(index, self.store, rng, self.partners)
+
+
+class ResumableSampler(Sampler[int]):
+    """Yields the sample numbers from ``start`` to ``start + length``.
+
+    With several processes each takes every ``processes``-th number, beginning at its ``rank``.
+    """
+
+    def __init__(self, start: int, length: int, rank: int = 0, processes: int = 1) -> None:
+        self.numbers = range(start + rank, start + length, processes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack crops of one size into a batch."""
+    images = np.stack([sample.image for sample in samples])
+    return Batch(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        [torch.from_numpy(sample.boxes) for sample in samples],
+        [torch.from_numpy(sample.scores) for sample in samples],
+        [torch.from_numpy(sample.landmarks) for sample in samples],
+    )
+
+
+def validation_photos(store: Photos, indices: NDArray[np.int64]) -> Iterator[LabelledPhoto]:
+    """The whole photos ``indices`` of ``store``, in order, as they are."""
+    for index in indices:
+        yield store[int(index)]
