@@ -47,23 +47,17 @@ class CropSettings(BaseModel):
 
     face_sizes: tuple[float, float] = Field(default=(8.0, 250.0), description="log-uniform range")
     random_window: float = Field(
-        default=0.1, ge=0, le=1, description="crops laid without regard to faces"
+        default=0.1, ge=0, le=1, description="crops laid without a target face"
     )
-    enlarge: float = Field(
-        default=2.0, gt=0, description="a photo's pixels are enlarged at most so much"
-    )
-    enlarge_rarely: float = Field(default=4.0, gt=0, description="or so much, in 1 of 20 crops")
+    enlarge: float = Field(default=2.0, gt=0, description="most that a photo is enlarged")
+    enlarge_rarely: float = Field(default=4.0, gt=0, description="the same in 1 of 20 crops")
     free_scales: tuple[float, float] = Field(
-        default=(0.3, 1.5), description="for photos without a face"
+        default=(0.3, 1.5), description="without a target face"
     )
-    least_cover: float = Field(
-        default=0.5, gt=0, description="photo's long side over the crop's, at least"
-    )
+    least_cover: float = Field(default=0.5, gt=0, description="least long side, of the crop's")
     mosaic: float = Field(default=0.5, ge=0, le=1)
     mosaic_sources: tuple[str, ...] = ("lfw", "sports", "flickr", "portraits")
-    mosaic_grids: tuple[float, ...] = Field(
-        default=(0.6, 0.3, 0.1), description="shares of 2x2, 3x3, 4x4"
-    )
+    mosaic_grids: tuple[float, ...] = Field(default=(0.6, 0.3, 0.1), description="2x2, 3x3, 4x4")
     mosaic_face_sizes: tuple[float, float] = (10.0, 80.0)
     least_face: float = Field(default=4.0, ge=0, description="smaller faces are ignored")
     least_visible: float = Field(default=0.3, ge=0, le=1, description="faces seen less are ignored")
@@ -216,7 +210,7 @@ class TrainingCrop:
             x1, x2 = columns[tile % grid : tile % grid + 2]
             y1, y2 = rows[tile // grid : tile // grid + 2]
             other = photo if tile == own else store[int(partners[rng.integers(len(partners))])]
-            # 1.6: the photo covers at least 0.8 of the tile's long side.
+            # Cover at least 0.8 of the tile.
             span = 0.8 * max(x2 - x1, y2 - y1) / settings.least_cover
             part, labels = self.window(
                 other, x2 - x1, y2 - y1, rng, settings.mosaic_face_sizes, span

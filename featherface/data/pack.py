@@ -1,0 +1,96 @@
+"""Write labelled photos to WebDataset shards."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from featherface.data.labelled_photo import LabelledPhoto
+from featherface.errors import DataError
+
+
+def pack(
+    photos: Iterable[LabelledPhoto],
+    folder: Path | str,
+    shard_megabytes: float = 50.0,
+    quality: int = 90,
+    prefix: str = "photos",
+) -> list[Path]:
+    """Write ``photos`` to ``folder/PREFIX-000.tar`` and on, WebP and JSON side by side.
+
+    A shard gets its name when it is whole.
+
+    Args:
+        shard_megabytes: a shard is closed when it reaches this size.
+        quality: of the WebP pictures, 1 to 100.
+
+    Returns:
+        The shards, in order.
+
+    Raises:
+        DataError: no photo given, a photo cannot be encoded, or shards are already there.
+    """
+    folder = Path(folder)
+    if any(folder.glob(f"{prefix}-*.tar")):
+        raise DataError(f"{folder}: holds {prefix}-*.tar already; give an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    shards: list[Path] = []
+    shard: tarfile.TarFile | None = None
+    part = folder / f"{prefix}.partial"
+    try:
+        for number, photo in enumerate(photos):
+            if shard is None:
+                shard = tarfile.open(part, "w")
+            add(shard, photo, number, quality)
+            if shard.offset >= shard_megabytes * 2**20:
+                shards.append(close(shard, part, folder / f"{prefix}-{len(shards):03d}.tar"))
+                shard = None
+        if shard is not None:
+            shards.append(close(shard, part, folder / f"{prefix}-{len(shards):03d}.tar"))
+            shard = None
+    finally:
+        if shard is not None:
+            shard.close()
+        part.unlink(missing_ok=True)
+    if not shards:
+        raise DataError(f"{folder}: there was no photo to pack")
+    return shards
+
+
+def close(shard: tarfile.TarFile, part: Path, final: Path) -> Path:
+    """End a shard and give it its name."""
+    shard.close()
+    return part.replace(final)
+
+
+def add(shard: tarfile.TarFile, photo: LabelledPhoto, number: int, quality: int) -> None:
+    """Append one photo; its key is made unique by ``number`` and free of dots and slashes."""
+    stem = Path(photo.key).stem.replace(".", "_")
+    key = f"{number:06d}-{stem}"
+    bgr = cv2.cvtColor(photo.image, cv2.COLOR_RGB2BGR)
+    try:
+        encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+    except cv2.error as error:
+        raise DataError(f"{photo.key}: cannot be encoded as WebP ({error.err})") from error
+    height, width = photo.image.shape[:2]
+    faces = [
+        {
+            "box": [round(float(value), 1) for value in box],
+            "score": round(float(score), 3),
+            "landmarks": [round(float(value), 1) for value in points.ravel()]
+            if np.isfinite(points).all()
+            else None,
+        }
+        for box, score, points in zip(photo.boxes, photo.scores, photo.landmarks, strict=True)
+    ]
+    labels = {"source": photo.source, "width": width, "height": height, "faces": faces}
+    for kind, content in (("webp", encoded), ("json", json.dumps(labels).encode())):
+        member = tarfile.TarInfo(f"{key}.{kind}")
+        member.size = len(content)
+        shard.addfile(member, io.BytesIO(content))
