@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def view(
     sheet = cv2.cvtColor(contact_sheet(samples), cv2.COLOR_RGB2BGR)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        written = cv2.imwrite(str(out), sheet, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        written = cv2.imwrite(str(out), sheet)
     except cv2.error:
         written = False
     if not written:
@@ -97,7 +98,7 @@ def inspect(
 
     table = Table(title=f"{len(photos)} photos; faces by size, pixels of the photo")
     edges = SIZE_EDGES
-    ranges = [f"{low}-{high}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    ranges = [f"{low}-{high}" for low, high in pairwise(edges)]
     for name in ("source", "photos", "faces", "doubtful", *ranges[:-1], f"{edges[-2]}-"):
         table.add_column(name, justify="left" if name == "source" else "right")
     for row in take_inventory(photos):

@@ -23,7 +23,7 @@ FACE_SCORE = 0.5
 IGNORED_SCORE = 0.2
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
 SOURCE_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"crowd": 3.0, "bikes": 2.0, "flickr": 1.2, "portraits": 1.2, "sports": 0.8, "lfw": 0.6}
+    {"crowd": 3.0, "bikes": 2.0, "flickr": 1.2, "portraits": 1.6, "sports": 0.8, "lfw": 0.6}
 )
 
 
@@ -54,7 +54,7 @@ class CropSettings(BaseModel):
     free_scales: tuple[float, float] = Field(
         default=(0.3, 1.5), description="without a target face"
     )
-    least_cover: float = Field(default=0.5, gt=0, description="least long side, of the crop's")
+    least_cover: float = Field(default=0.75, gt=0, description="least long side, of the crop's")
     mosaic: float = Field(default=0.5, ge=0, le=1)
     mosaic_sources: tuple[str, ...] = ("lfw", "sports", "flickr", "portraits")
     mosaic_grids: tuple[float, ...] = Field(default=(0.6, 0.3, 0.1), description="2x2, 3x3, 4x4")
@@ -220,7 +220,7 @@ class TrainingCrop:
             labels = confine(labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face)
             shift = np.array([x1, y1], np.float32)
             parts.append(
-                Labels(labels.boxes + np.tile(shift, 2), labels.scores, labels.landmarks + shift)
+                Labels(labels.boxes + shift[[0, 1, 0, 1]], labels.scores, labels.landmarks + shift)
             )
         return canvas, Labels(
             np.concatenate([part.boxes for part in parts]),
@@ -291,8 +291,11 @@ def cut(
         image[out_y : out_y + out_height, out_x : out_x + out_width] = part
     factor = np.array([out_width / (x2 - x1), out_height / (y2 - y1)], np.float32)
     shift = np.array([out_x, out_y], np.float32) - np.array([x1, y1], np.float32) * factor
+    # Detectors and people also draw boxes beyond the photo's edge, where black begins.
+    corner = np.array([photo_width, photo_height], np.float32)
+    corners = np.clip(photo.boxes.reshape(-1, 2, 2), 0, corner)
     labels = Labels(
-        photo.boxes * np.tile(factor, 2) + np.tile(shift, 2),
+        (corners * factor + shift).reshape(-1, 4),
         photo.scores.copy(),
         photo.landmarks * factor + shift,
     )
@@ -340,16 +343,20 @@ def confine(
     those of which less than 5 % is left.
     """
     boxes = labels.boxes
-    clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    left = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
+    if not len(boxes):
+        return labels
+    extent = np.array([width, height], np.float32)
+    corners = boxes.reshape(-1, 2, 2)
+    clipped = np.clip(corners, 0, extent)
+    areas = (corners[:, 1] - corners[:, 0]).prod(1)
+    left = (clipped[:, 1] - clipped[:, 0]).prod(1)
     visible = left / np.maximum(areas, 1e-6)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    inside = ((centres >= 0) & (centres < (width, height))).all(1)
+    centres = corners.mean(1)
+    inside = ((centres >= 0) & (centres < extent)).all(1)
     good = inside & (visible >= least_visible) & (areas >= least_face**2)
-    scores = np.where(good, labels.scores, np.minimum(labels.scores, IGNORED_SCORE))
+    scores = np.where(good, labels.scores, np.minimum(labels.scores, np.float32(IGNORED_SCORE)))
     kept = (visible >= 0.05) & (left > 0)
-    return Labels(clipped[kept], scores[kept].astype(np.float32), labels.landmarks[kept])
+    return Labels(clipped.reshape(-1, 4)[kept], scores[kept], labels.landmarks[kept])
 
 
 def mirror(image: NDArray[np.uint8], labels: Labels) -> tuple[NDArray[np.uint8], Labels]:

@@ -39,10 +39,11 @@ def take_inventory(photos: Photos) -> list[SourceCount]:
     if len(names) > 1:
         counts["all"], sizes["all"] = sum_of(counts), sum_of(sizes)
         names.append("all")
-    return [
-        SourceCount(name, *(int(count) for count in counts[name]), tuple(map(int, sizes[name])))
-        for name in names
-    ]
+    rows = []
+    for name in names:
+        photo_count, faces, doubtful = (int(count) for count in counts[name])
+        rows.append(SourceCount(name, photo_count, faces, doubtful, tuple(sizes[name].tolist())))
+    return rows
 
 
 def sum_of(rows: dict[str, np.ndarray]) -> np.ndarray:

@@ -40,33 +40,23 @@ def pack(
     if any(folder.glob(f"{prefix}-*.tar")):
         raise DataError(f"{folder}: holds {prefix}-*.tar already; give an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
+    waiting = iter(photos)
+    photo = next(waiting, None)
     shards: list[Path] = []
-    shard: tarfile.TarFile | None = None
     part = folder / f"{prefix}.partial"
     try:
-        for number, photo in enumerate(photos):
-            if shard is None:
-                shard = tarfile.open(part, "w")
-            add(shard, photo, number, quality)
-            if shard.offset >= shard_megabytes * 2**20:
-                shards.append(close(shard, part, folder / f"{prefix}-{len(shards):03d}.tar"))
-                shard = None
-        if shard is not None:
-            shards.append(close(shard, part, folder / f"{prefix}-{len(shards):03d}.tar"))
-            shard = None
+        number = 0
+        while photo:
+            with tarfile.open(part, "w") as shard:
+                while photo and shard.offset < shard_megabytes * 2**20:
+                    add(shard, photo, number, quality)
+                    photo, number = next(waiting, None), number + 1
+            shards.append(part.replace(folder / f"{prefix}-{len(shards):03d}.tar"))
     finally:
-        if shard is not None:
-            shard.close()
         part.unlink(missing_ok=True)
     if not shards:
         raise DataError(f"{folder}: there was no photo to pack")
     return shards
-
-
-def close(shard: tarfile.TarFile, part: Path, final: Path) -> Path:
-    """End a shard and give it its name."""
-    shard.close()
-    return part.replace(final)
 
 
 def add(shard: tarfile.TarFile, photo: LabelledPhoto, number: int, quality: int) -> None:
