@@ -23,3 +23,7 @@ class DataError(FeatherFaceError):
 
 class MissingExtraError(FeatherFaceError):
     """An optional dependency that the job needs is not installed."""
+
+
+class TrainingError(FeatherFaceError):
+    """A run that cannot go on, for instance because its loss is no longer a number."""

@@ -43,7 +43,7 @@ class FeatherFaceV2(nn.Module):
         attention: bool = True,
     ) -> None:
         super().__init__()
-        self.backbone = MobileNetV1(stage3_channels=stage3_channels, negative_slope=0.0)
+        self.backbone = MobileNetV1(stage3_channels=stage3_channels)
         self.laterals = nn.ModuleList(
             nn.Sequential(nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels))
             for inputs in (64, 128, stage3_channels)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run and weight files of a model: written whole or not at all, read without unpickling."""
+"""Checkpoints of a run: written whole or not at all, read without unpickling."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from featherface.errors import WeightsError
+from featherface.models.weight_files import first_line
 
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
@@ -35,47 +33,3 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise WeightsError(f"{path}: not a checkpoint of a training run")
     return state
-
-
-def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
-    """Write the state of ``model`` as safetensors; values shared by modules are stored once."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        tensors[name] = tensor.detach().cpu().contiguous().clone()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    save_file(tensors, temporary, metadata)
-    os.replace(temporary, path)
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load what ``save_weights`` wrote; every value must be there and fit.
-
-    Raises:
-        WeightsError: missing or corrupt file, or one of another model.
-    """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
-    by_id: dict[int, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        twin = by_id.setdefault(id(tensor), name)
-        if twin in tensors and name not in tensors:
-            tensors[name] = tensors[twin]
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"{path}: holds other weights than {type(model).__name__} has "
-            f"({str(error).splitlines()[1].strip()})"
-        ) from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

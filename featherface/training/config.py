@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from featherface.data.augmentation import CropSettings
 from featherface.errors import ConfigError
 
 
@@ -36,6 +37,7 @@ class StartConfig(Section):
     weights: Path | None = None
     v1: Path | None = None
     imagenet: Path | None = None
+    frozen_blocks: int = Field(0, ge=0, le=6, description="first blocks of the backbone to keep")
 
 
 class DataConfig(Section):
@@ -45,7 +47,7 @@ class DataConfig(Section):
     layout: Literal["shards", "wider"] = "shards"
     cache: Path = Path("cache")
     sizes: list[tuple[int, float]] = [(320, 1.0)]
-    mosaic: float = Field(0.5, ge=0, le=1)
+    crop: CropSettings = CropSettings()
     workers: int = Field(1, ge=0)
     validation_fraction: float = Field(0.04, ge=0, lt=1)
     face_score: float = Field(0.5, ge=0, le=1)

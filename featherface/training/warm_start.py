@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.light_bifpn import FusionNode
-from featherface.training.checkpoint import first_line
+from featherface.models.weight_files import first_line
 from featherface.training.distillation import V1_CHANNEL_MEANS
 
-IMAGENET_MEANS = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
 EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
 
@@ -38,8 +37,10 @@ def warm_start_from_v1(model: FeatherFaceV2, path: Path) -> None:
     state = read_state(path)
     try:
         with torch.no_grad():
-            copy_backbone(model, state, "body.", lateral="bifpn.0.p5_down_channel.0.conv.weight")
-            copy_neck(model, state)
+            kept = copy_backbone(
+                model, state, "body.", reader="bifpn.0.p5_down_channel.0.conv.weight"
+            )
+            copy_neck(model, state, kept)
             copy_heads(model, state)
     except KeyError as error:
         raise WeightsError(f"{path}: no layer {error} in it; is it FeatherFace V1?") from None
@@ -50,7 +51,7 @@ def warm_start_from_imagenet(model: FeatherFaceV2, path: Path) -> None:
     state = read_state(path)
     try:
         with torch.no_grad():
-            copy_backbone(model, state, "", lateral="fc.weight")
+            copy_backbone(model, state, "", reader="fc.weight")
     except KeyError as error:
         raise WeightsError(f"{path}: no layer {error} in it; is it MobileNetV1 x0.25?") from None
 
@@ -63,8 +64,11 @@ def read_state(path: Path) -> State:
         raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
 
 
-def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, lateral: str) -> None:
-    """Stages 1 to 3; ``lateral`` names the weights ``[out, 256, ...]`` that read stage 3."""
+def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) -> Tensor | None:
+    """Stages 1 to 3; ``reader`` names the weights ``[out, 256, ...]`` that read stage 3.
+
+    Returns the indices of stage 3's channels that were kept, None for all.
+    """
     backbone = model.backbone
     stem = state[f"{prefix}stage1.0.0.weight"]
     layers = {1: 11, 2: 12, 3: 4}
@@ -88,7 +92,7 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, lateral: str)
                     readers = (
                         state[f"{prefix}stage3.1.3.weight"]
                         if name.endswith("stage3.0.3")
-                        else state[lateral]
+                        else state[reader]
                     )
                     keep_out = important(
                         state[f"{norm_name}.weight"], readers.flatten(2).norm(dim=(0, 2)), width
@@ -102,13 +106,11 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, lateral: str)
                 weight = weight.flip(1)
             convolution.weight.copy_(weight)
             copy_norm(norm, state, norm_name, keep_out)
-        if stage == 3 and keep_in is not None:
-            model.stage3_kept = keep_in  # type: ignore[assignment]
     # The stem now sees colours as they are; its normalisation takes the mean out.
-    means = torch.tensor(V1_CHANNEL_MEANS if prefix else IMAGENET_MEANS[::-1])
     first_norm = next(m for m in backbone.stage1.modules() if isinstance(m, nn.BatchNorm2d))
-    if prefix:
-        first_norm.running_mean.add_(torch.einsum("ocij,c->o", stem, means))  # type: ignore[union-attr]
+    offset = torch.einsum("ocij,c->o", stem, torch.tensor(V1_CHANNEL_MEANS))
+    first_norm.running_mean.add_(offset)  # type: ignore[union-attr]
+    return keep_in
 
 
 def important(norm_scale: Tensor, reader_norm: Tensor, count: int) -> Tensor:
@@ -116,9 +118,8 @@ def important(norm_scale: Tensor, reader_norm: Tensor, count: int) -> Tensor:
     return (norm_scale.abs() * reader_norm).topk(count).indices.sort().values
 
 
-def copy_neck(model: FeatherFaceV2, state: State) -> None:
+def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
     """Laterals and the first and last of V1's three BiFPN layers (or as many as there are)."""
-    kept = getattr(model, "stage3_kept", None)
     for lateral, level in zip(model.laterals, (3, 4, 5), strict=True):
         name = f"bifpn.0.p{level}_down_channel"
         weight = state[f"{name}.0.conv.weight"]

@@ -1,0 +1,60 @@
+"""MobileNetV1 at a quarter of its width (Howard et al., 2017), cut after strides 8, 16 and 32."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, batch normalisation, activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, negative_slope: float) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(negative_slope, inplace=True),
+        )
+
+
+class SeparableBlock(nn.Sequential):
+    """Depthwise 3x3 and pointwise 1x1, each with batch normalisation and activation."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, negative_slope: float) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False),
+            nn.BatchNorm2d(inputs),
+            nn.LeakyReLU(negative_slope, inplace=True),
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.LeakyReLU(negative_slope, inplace=True),
+        )
+
+
+class MobileNetV1(nn.Module):
+    """Image ``[B, 3, H, W]`` to maps of 64, 128 and ``stage3_channels`` channels at strides 8, 16, 32."""
+
+    def __init__(self, stage3_channels: int = 256, negative_slope: float = 0.1) -> None:
+        super().__init__()
+
+        def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
+            return SeparableBlock(inputs, outputs, stride, negative_slope)
+
+        self.stage1 = nn.Sequential(
+            ConvBlock(3, 8, 2, negative_slope),
+            separable(8, 16),
+            separable(16, 32, 2),
+            separable(32, 32),
+            separable(32, 64, 2),
+            separable(64, 64),
+        )
+        self.stage2 = nn.Sequential(
+            separable(64, 128, 2), *(separable(128, 128) for _ in range(5))
+        )
+        self.stage3 = nn.Sequential(
+            separable(128, stage3_channels, 2), separable(stage3_channels, stage3_channels)
+        )
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        stride_8 = self.stage1(image)
+        stride_16 = self.stage2(stride_8)
+        return [stride_8, stride_16, self.stage3(stride_16)]

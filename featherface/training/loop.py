@@ -1,0 +1,309 @@
+"""Train or distil V2.
+
+    featherface train   --config configs/v2.yaml
+    featherface distill --config configs/v2_distill.yaml
+    featherface distill --config configs/v2_distill.yaml --devices 4     # DDP on four GPUs
+
+A run writes ``runs/NAME``: ``last.ckpt`` every few minutes, ``log.csv``, TensorBoard, and at the end
+``model.safetensors`` (the moving average). The same command goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from featherface.anchors import make_anchors
+from featherface.data.dataset import Batch
+from featherface.data.shards import PhotoStore
+from featherface.data.wider_face import WiderFacePhotos
+from featherface.errors import ConfigError, TrainingError
+from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.outputs import HeadOutputs
+from featherface.models.pretrained import load_v1
+from featherface.models.weight_files import load_weights, save_weights
+from featherface.training.batches import SizedSampler, make_loader, total_batches
+from featherface.training.checkpoint import load_checkpoint, save_checkpoint
+from featherface.training.config import RunConfig
+from featherface.training.distillation import (
+    FeatureAdapters,
+    compared_maps,
+    output_losses,
+    teacher_input,
+)
+from featherface.training.losses import label_losses, match_batch
+from featherface.training.progress import RunLog
+from featherface.training.schedules import learning_rate, term_weights
+from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
+
+LOG_EVERY = 20
+
+
+class Learner(nn.Module):
+    """The student with what only training needs: adapters, and the losses of one batch."""
+
+    def __init__(self, student: FeatherFaceV2, config: RunConfig, teacher: nn.Module | None) -> None:
+        super().__init__()
+        self.student, self.config = student, config
+        self.adapters: FeatureAdapters | None = None
+        # Kept out of the module tree: no gradient, no average, no checkpoint.
+        self.teacher = [teacher] if teacher is not None else []
+        if teacher is not None:
+            with torch.no_grad():
+                image = torch.zeros(1, 3, 64, 64)
+                ours = compared_maps(student.eval().forward_with_features(image)[1])
+                theirs = compared_maps(teacher.forward_with_features(image)[1])
+            self.adapters = FeatureAdapters(
+                [x.shape[1] for x in ours], [x.shape[1] for x in theirs]
+            )
+
+    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Loss terms by name; their sum is the loss."""
+        config = self.config
+        images = batch.images.float()
+        anchors = torch.tensor(make_anchors(*images.shape[2:]), device=images.device)
+        features, outputs, labels = (
+            term_weights(progress, config.distillation.schedule) if self.teacher else (0, 0, 1)
+        )
+        prediction, maps = self.student.forward_with_features(images)
+        prediction = HeadOutputs(*(x.float() for x in prediction))
+        terms: dict[str, Tensor] = {}
+        if labels:
+            targets = match_batch(
+                prediction, anchors, batch.boxes, batch.scores, batch.landmarks,
+                config.loss.matching, config.data.face_score,
+            )
+            for name, value in label_losses(prediction, anchors, targets, config.loss).items():
+                terms[name] = labels * value
+        if features or outputs:
+            with torch.no_grad():
+                taught, taught_maps = self.teacher[0].forward_with_features(teacher_input(images))
+            if outputs:
+                for name, value in output_losses(
+                    prediction, taught, anchors, config.distillation
+                ).items():
+                    terms[name] = outputs * value
+            if features and self.adapters is not None:
+                distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
+                terms["features"] = features * config.distillation.features * distance
+        return terms
+
+
+def train(
+    config: RunConfig,
+    devices: int = 1,
+    accelerator: str = "auto",
+    resume: bool = True,
+    report: Callable[[str], None] = print,
+) -> Path:
+    """Run ``config`` to its end and return the weight file.
+
+    Raises:
+        ConfigError, DataError, WeightsError: something to read is missing or wrong.
+        TrainingError: the loss is not finite; the message names the batch.
+    """
+    fabric = Fabric(
+        accelerator=accelerator,
+        devices=devices,
+        strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
+        precision=config.precision,
+    )
+    fabric.launch()
+    fabric.seed_everything(config.seed, verbose=False)
+    student = build_student(config)
+    teacher = None
+    if config.distillation.teacher is not None:
+        teacher = load_v1(config.distillation.teacher).eval().requires_grad_(False)
+    freeze(student, config.start.frozen_blocks)
+    learner = Learner(student, config, teacher)
+    average = moving_average(student, config.optimiser.ema)
+    state = restore(config, learner, average) if resume else None
+    done = state["batches"] if state else 0
+    steps = total_batches(config, fabric.world_size)
+
+    store = open_photos(config)
+    training_indices, _ = store.split(config.data.validation_fraction, seed=0)
+    loader = make_loader(
+        config, store, training_indices, done, fabric.global_rank, fabric.world_size
+    )
+    optimiser = make_optimiser(learner, config)
+    if state:
+        optimiser.load_state_dict(state["optimiser"])
+    wrapped, optimiser = fabric.setup(learner, optimiser)
+    for module in learner.teacher:
+        module.to(fabric.device)
+    average.to(fabric.device)
+    if fabric.is_global_zero:
+        report(
+            f"{config.name} ({config.fingerprint()}): {parameter_count(student):,} parameters, "
+            f"{len(training_indices):,} photos, {steps:,} steps, {fabric.device}"
+        )
+
+    images = config.images // fabric.world_size
+    seen = done * config.batch
+    saved = time.monotonic()
+    with RunLog(config.folder, images, seen, fabric.is_global_zero) as log:
+        learner.train()
+        freeze(student, config.start.frozen_blocks)
+        for step, batch in enumerate(loader, start=done):
+            progress = step / steps
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(
+                    progress, config.optimiser.learning_rate, config.optimiser.warmup,
+                    config.optimiser.final_rate,
+                )
+            batch = to_device(batch, fabric.device)
+            terms = wrapped(batch, progress)
+            loss = torch.stack(list(terms.values())).sum()
+            values = {name: float(value.detach()) for name, value in terms.items()}
+            guard(loss, values, step, loader.batch_sampler, config)
+            fabric.backward(loss)
+            norm = fabric.clip_gradients(
+                wrapped, optimiser, max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
+            )
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            average.update_parameters(student)
+            log.step(config.batch, values)
+            if step % LOG_EVERY == 0:
+                numbers = {"loss": float(loss.detach()), "gradient_norm": float(norm or 0.0)}
+                columns = dict.fromkeys(TERMS, 0.0) | values
+                log.record((step + 1) * config.batch, numbers | columns)
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
+            if fabric.is_global_zero and (due or step + 1 == steps):
+                save_checkpoint(
+                    {
+                        "config": config.fingerprint(),
+                        "batches": step + 1,
+                        "learner": learner.state_dict(),
+                        "average": average.state_dict(),
+                        "optimiser": optimiser.state_dict(),
+                    },
+                    config.folder / "last.ckpt",
+                )
+                saved = time.monotonic()
+    weights = config.folder / "model.safetensors"
+    if fabric.is_global_zero:
+        save_weights(average.module, weights, describe(config, steps))
+    fabric.barrier()
+    return weights
+
+
+TERMS = (
+    "class", "box", "landmarks", "teacher_logits", "teacher_boxes", "teacher_landmarks", "features",
+)
+
+
+def build_student(config: RunConfig) -> FeatherFaceV2:
+    """V2 with the first weights that the configuration asks for."""
+    model = FeatherFaceV2(**config.model.model_dump())
+    start = config.start
+    if start.weights is not None:
+        load_weights(model, start.weights)
+    elif start.v1 is not None:
+        warm_start_from_v1(model, start.v1)
+    elif start.imagenet is not None:
+        warm_start_from_imagenet(model, start.imagenet)
+    return model
+
+
+def open_photos(config: RunConfig) -> Any:
+    """The photos to train on, with random access."""
+    if config.data.layout == "wider":
+        return WiderFacePhotos(config.data.shards)
+    return PhotoStore(config.data.shards, config.data.cache)
+
+
+def freeze(student: FeatherFaceV2, blocks: int) -> None:
+    """Keep the first blocks as they are: the largest maps cost the most and change the least."""
+    for block in student.backbone.stage1[:blocks]:
+        block.eval().requires_grad_(False)
+
+
+def moving_average(student: nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of weights and statistics, quick at first, then ``decay``."""
+
+    def mix(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        if not averaged.is_floating_point():
+            return current
+        share = min(decay, (1 + float(count)) / (10 + float(count)))
+        return averaged.lerp(current, 1 - share)
+
+    return AveragedModel(student, avg_fn=mix, use_buffers=True)
+
+
+def make_optimiser(learner: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+    """AdamW; biases and normalisations do not decay."""
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=config.optimiser.learning_rate,
+        weight_decay=config.optimiser.weight_decay,
+    )
+
+
+def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:
+    """Load the last checkpoint of the run, if there is one, and return it."""
+    path = config.folder / "last.ckpt"
+    if not path.exists():
+        return None
+    state = load_checkpoint(path)
+    if state.get("config") != config.fingerprint():
+        raise ConfigError(
+            f"{path} is of another configuration; give the run another name, or use --restart"
+        )
+    learner.load_state_dict(state["learner"])
+    average.load_state_dict(state["average"])
+    return state
+
+
+def guard(
+    loss: Tensor, values: dict[str, float], step: int, sampler: SizedSampler, config: RunConfig
+) -> None:
+    """Stop on a loss that is not a number, and say which batch made it."""
+    if torch.isfinite(loss):
+        return
+    wrong = [name for name, value in values.items() if not np.isfinite(value)]
+    numbers = [number for number, _ in sampler.batch(step)]
+    raise TrainingError(
+        f"step {step}: {', '.join(wrong)} not finite in the batch of samples {numbers[0]} to "
+        f"{numbers[-1]} of seed {config.seed} (CropDataset gives them again); the last checkpoint "
+        f"in {config.folder} is from before it"
+    )
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The same batch on ``device``."""
+
+    def move(tensors: list[Tensor]) -> list[Tensor]:
+        return [x.to(device, non_blocking=True) for x in tensors]
+
+    return Batch(
+        batch.images.to(device, non_blocking=True), move(batch.boxes), move(batch.scores),
+        move(batch.landmarks),
+    )
+
+
+def describe(config: RunConfig, steps: int) -> dict[str, str]:
+    """What a weight file says of itself."""
+    model = copy.deepcopy(config.model)
+    return {
+        "model": "FeatherFaceV2",
+        "arguments": model.model_dump_json(),
+        "run": config.name,
+        "config": config.fingerprint(),
+        "images": str(config.images),
+        "steps": str(steps),
+    }
