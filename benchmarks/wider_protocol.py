@@ -1,4 +1,4 @@
-"""How much faster the package's WIDER FACE protocol is than the plain loop, on the same predictions.
+"""The speed of the WIDER FACE protocol: the package against the plain loop.
 
     python -m benchmarks.wider_protocol --predictions wider_predictions.npz \\
         --ground-truth wider_face_split --expected wider_expected_ap.json
@@ -73,9 +73,7 @@ def main() -> None:
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--ground-truth", type=Path, required=True)
     parser.add_argument("--expected", type=Path, help="JSON with the expected easy, medium, hard")
-    parser.add_argument(
-        "--out", type=Path, default=Path("results/benchmark/wider_protocol.json")
-    )
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark/wider_protocol.json"))
     options = parser.parse_args()
     start = time.perf_counter()
     photos = read_official_ground_truth(options.ground_truth)

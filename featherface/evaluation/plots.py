@@ -1,0 +1,67 @@
+"""The two plots of a folder evaluation: precision against recall, and recall by face size."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+
+from featherface.errors import MissingExtraError
+from featherface.evaluation.labelled_folder import FolderResult
+
+COLOUR, LIGHT = "#1f5f8b", "#a9c9df"
+
+
+def precision_recall_plot(result: FolderResult) -> bytes:
+    """PNG of precision against recall at IoU 0.5, the operating score marked."""
+    figure, axes = _figure()
+    matches = result.matches
+    axes.plot(matches.recall, matches.precision, color=COLOUR)
+    if not np.isnan(result.precision):
+        axes.plot(result.recall, result.precision, "o", color=COLOUR)
+        axes.annotate(
+            f"score {result.operating_score:g}",
+            (result.recall, result.precision),
+            textcoords="offset points",
+            xytext=(-8, -14),
+            ha="right",
+        )
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"AP50 {100 * result.voc_ap50:.1f} %, {matches.faces} faces")
+    return _png(figure)
+
+
+def recall_by_size_plot(result: FolderResult) -> bytes:
+    """PNG of recall by face size: at the operating score, and at any score."""
+    figure, axes = _figure()
+    parts = [part for part in result.recall_by_size if part.faces]
+    places = np.arange(len(parts))
+    axes.bar(places, [p.recall_any_score for p in parts], color=LIGHT, label="any score")
+    axes.bar(
+        places, [p.recall for p in parts], color=COLOUR, label=f"score {result.operating_score:g}"
+    )
+    axes.set_xticks(places, [f"{p.name}\n{p.faces} faces" for p in parts])
+    axes.set(xlabel="face size in the photo, pixels", ylabel="recall", ylim=(0, 1.02))
+    axes.legend(loc="lower right")
+    return _png(figure)
+
+
+def _figure() -> tuple[Any, Any]:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError(
+            "Plots need Matplotlib: pip install 'featherface[evaluate]'"
+        ) from None
+    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
