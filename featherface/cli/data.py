@@ -91,16 +91,18 @@ def inspect(
 ) -> None:
     """Count photos and faces by source, and faces by size."""
     photos = open_photos(data, layout, cache)
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
     from featherface.data.inventory import SIZE_EDGES, take_inventory
 
-    table = Table(title=f"{len(photos)} photos; faces by size, pixels of the photo")
+    title = f"{len(photos):,} photos; faces by size, pixels of the photo"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     edges = SIZE_EDGES
     ranges = [f"{low}-{high}" for low, high in pairwise(edges)]
     for name in ("source", "photos", "faces", "doubtful", *ranges[:-1], f"{edges[-2]}-"):
-        table.add_column(name, justify="left" if name == "source" else "right")
+        table.add_column(name, justify="left" if name == "source" else "right", no_wrap=True)
     for row in take_inventory(photos):
         cells = (row.photos, row.faces, row.doubtful, *row.sizes)
         table.add_row(row.source, *(f"{cell:,}" for cell in cells))

@@ -1,0 +1,267 @@
+"""Training crops: labels follow the pixels, and the same numbers give the same crop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from featherface.data.augmentation import (
+    CropSettings,
+    Labels,
+    Sample,
+    TrainingCrop,
+    confine,
+    mirror,
+    rotate,
+    sample_weights,
+)
+from featherface.data.dataset import CropDataset, ResumableSampler, collate, validation_photos
+from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.sheet import contact_sheet
+
+PLAIN: dict[str, Any] = dict.fromkeys(
+    ("colour", "grey", "blur", "coarsen", "noise", "jpeg", "rotate"), 0.0
+)
+
+
+class PaintedPhotos:
+    """Grey photos, each with one saturated red face and landmarks on it."""
+
+    def __init__(self, boxes: list[tuple[int, int, int, int]], size: tuple[int, int]) -> None:
+        self.sources = np.array(["lfw" if n % 2 else "crowd" for n in range(len(boxes))])
+        self.photos = []
+        for number, (x1, y1, x2, y2) in enumerate(boxes):
+            image = np.full((size[1], size[0], 3), 90, np.uint8)
+            image[y1:y2, x1:x2] = 255, 0, 0
+            box = np.array([[x1, y1, x2, y2]], np.float32)
+            share = np.array([[0.3, 0.3], [0.7, 0.3], [0.5, 0.5], [0.3, 0.7], [0.7, 0.7]])
+            points = box[:, None, :2] + share * (box[:, None, 2:] - box[:, None, :2])
+            self.photos.append(
+                LabelledPhoto(
+                    str(number),
+                    str(self.sources[number]),
+                    image,
+                    box,
+                    np.ones(1, np.float32),
+                    points.astype(np.float32),
+                )
+            )
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> LabelledPhoto:
+        return self.photos[index]
+
+
+PAINTED = PaintedPhotos(
+    [(40, 30, 90, 95), (200, 100, 212, 116), (0, 0, 120, 150), (150, 60, 260, 180)], (300, 200)
+)
+
+
+def red(image: np.ndarray) -> np.ndarray:
+    return (image[..., 0].astype(int) - image[..., 1]) > 110
+
+
+def bounds(mask: np.ndarray) -> np.ndarray:
+    rows, columns = np.nonzero(mask)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), index=st.integers(0, 3), size=st.sampled_from([96, 160, 320]))
+def test_box_bounds_its_colour(seed: int, index: int, size: int) -> None:
+    crop = TrainingCrop(size, CropSettings(**PLAIN, mosaic=0))
+    sample = crop(index, PAINTED, np.random.default_rng(seed))
+    assert sample.image.shape == (size, size, 3)
+    painted = red(sample.image)
+    if painted.sum() > 30:
+        assert len(sample.boxes) == 1
+        np.testing.assert_allclose(sample.boxes[0], bounds(painted), atol=2.6)
+    check_sample(sample, size)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), index=st.integers(0, 3), size=st.sampled_from([96, 320]))
+def test_everything_switched_on(seed: int, index: int, size: int) -> None:
+    always = {name: 1.0 for name in PLAIN if name != "grey"}
+    rng = np.random.default_rng(seed)
+    partners = np.arange(len(PAINTED))
+    sample = TrainingCrop(size, CropSettings(**always))(index, PAINTED, rng, partners)
+    check_sample(sample, size)
+
+
+def check_sample(sample: Sample, size: int) -> None:
+    """What holds for every sample: dtypes, and boxes that have an area inside the crop."""
+    count = len(sample.boxes)
+    assert sample.image.shape == (size, size, 3)
+    assert sample.image.dtype == np.uint8
+    assert sample.image.flags.c_contiguous
+    assert sample.boxes.shape == (count, 4)
+    assert sample.scores.shape == (count,)
+    assert sample.landmarks.shape == (count, 5, 2)
+    assert {sample.boxes.dtype, sample.scores.dtype, sample.landmarks.dtype} == {
+        np.dtype(np.float32)
+    }
+    assert (sample.boxes >= 0).all()
+    assert (sample.boxes <= size).all()
+    assert (sample.boxes[:, 2:] > sample.boxes[:, :2]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_mosaic_boxes_bound_their_colour(seed: int) -> None:
+    crop = TrainingCrop(320, CropSettings(**PLAIN, mosaic=1))
+    sample = crop(1, PAINTED, np.random.default_rng(seed), np.arange(4))
+    painted = red(sample.image)
+    covered = np.zeros_like(painted)
+    for x1, y1, x2, y2 in sample.boxes:
+        covered[int(y1) : int(np.ceil(y2)) + 2, int(x1) : int(np.ceil(x2)) + 2] = True
+        covered[max(0, int(y1) - 2) : int(y2), max(0, int(x1) - 2) : int(x2)] = True
+        inner = painted[int(y1) + 2 : int(y2) - 2, int(x1) + 2 : int(x2) - 2]
+        assert inner.all()
+    # A sliver of a face (under 5 %) may stay without a box.
+    assert (painted & ~covered).sum() < 0.03 * painted.size
+
+
+@settings(max_examples=60, deadline=None)
+@given(degrees=st.floats(-30, 30))
+def test_rotation_keeps_an_ellipse_in_its_box(degrees: float) -> None:
+    import cv2
+
+    image = np.zeros((200, 200, 3), np.uint8)
+    cv2.ellipse(image, (120, 90), (20, 35), 0, 0, 360, (255, 0, 0), -1)
+    box = np.array([[99.5, 54.5, 141.5, 126.5]], np.float32)
+    points = np.tile(np.array([[120.5, 90.5]], np.float32), (1, 5, 1))
+    turned, labels = rotate(image, Labels(box, np.ones(1, np.float32), points), degrees, 200)
+    found = bounds(red(turned))
+    np.testing.assert_allclose(labels.boxes[0], found, atol=2.0)
+    middle = (found[:2] + found[2:]) / 2
+    np.testing.assert_allclose(labels.landmarks[0, 0], middle, atol=1.5)
+
+
+def test_flip_swaps_left_and_right() -> None:
+    image = np.arange(4 * 10 * 3, dtype=np.uint8).reshape(4, 10, 3)
+    points = np.array([[[2, 1], [5, 1], [3, 2], [2, 3], [4, 3]]], np.float32)
+    labels = Labels(np.array([[1, 0, 6, 4]], np.float32), np.ones(1, np.float32), points)
+    flipped, mirrored = mirror(image, labels)
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    np.testing.assert_array_equal(mirrored.boxes, [[4, 0, 9, 4]])
+    np.testing.assert_array_equal(mirrored.landmarks, [[[5, 1], [8, 1], [7, 2], [6, 3], [8, 3]]])
+    assert mirrored.landmarks[0, 0, 0] < mirrored.landmarks[0, 1, 0]
+    again = mirror(flipped, mirrored)
+    np.testing.assert_array_equal(again[0], image)
+    np.testing.assert_array_equal(again[1].landmarks, points)
+
+
+def test_confine_marks_what_is_no_good_face() -> None:
+    boxes = np.array(
+        [
+            [10, 10, 30, 30],  # whole
+            [-5, 10, 15, 30],  # centre inside, clipped
+            [-16, 10, 4, 30],  # centre outside: ignored
+            [-19.5, 10, 0.5, 30],  # a sliver: dropped
+            [50, 50, 53, 53],  # too small: ignored
+            [200, 200, 220, 220],  # outside: dropped
+            [40, 40, 60, 60],  # doubtful from the start: untouched
+        ],
+        np.float32,
+    )
+    scores = np.array([1, 1, 0.9, 1, 1, 1, 0.4], np.float32)
+    labels = confine(
+        Labels(boxes, scores, np.full((7, 5, 2), np.nan, np.float32)), 100, 100, 0.3, 4
+    )
+    np.testing.assert_allclose(labels.scores, [1, 1, 0.2, 0.2, 0.4])
+    np.testing.assert_allclose(labels.boxes[1:3], [[0, 10, 15, 30], [0, 10, 4, 30]])
+
+
+def test_face_sizes_follow_the_settings() -> None:
+    crop = TrainingCrop(320, CropSettings(**PLAIN, mosaic=0, random_window=0, least_cover=0.1))
+    sides = []
+    for number in range(300):
+        sample = crop(0, PAINTED, np.random.default_rng(number))
+        sides.append(float(np.sqrt(np.prod(sample.boxes[0, 2:] - sample.boxes[0, :2]))))
+    assert 6 < min(sides) < 12
+    assert max(sides) < 60 * 4.2
+    assert np.percentile(sides, 95) < 60 * 2.3
+    assert np.histogram(np.log(sides), bins=np.log([8, 16, 32, 64, 110]))[0].min() > 30
+
+
+def make_dataset(seed: int = 0) -> CropDataset:
+    return CropDataset(PAINTED, np.arange(4), TrainingCrop(96), seed)
+
+
+def assert_same(first: Sample, second: Sample) -> None:
+    for field in ("image", "boxes", "scores", "landmarks"):
+        np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
+
+
+def test_sample_number_decides() -> None:
+    first, second = make_dataset(), make_dataset()
+    for number in (7, 3, 10**9, 7):
+        assert_same(first[number], second[number])
+    assert any(not np.array_equal(first[n].image, make_dataset(1)[n].image) for n in range(3))
+    assert not np.array_equal(first[0].image, first[1].image)
+
+
+def test_resumed_loader_goes_on() -> None:
+    def batches(start: int, length: int, workers: int) -> list[Any]:
+        loader = DataLoader(
+            make_dataset(),
+            batch_size=4,
+            sampler=ResumableSampler(start, length),
+            collate_fn=collate,
+            num_workers=workers,
+        )
+        return list(loader)
+
+    whole, resumed = batches(0, 16, 0), batches(8, 8, 1)
+    assert len(whole) == 4
+    for first, second in zip(whole[2:], resumed, strict=True):
+        assert torch.equal(first.images, second.images)
+        for one, other in zip(first.boxes, second.boxes, strict=True):
+            assert torch.equal(one, other)
+    assert whole[0].images.shape == (4, 3, 96, 96)
+    assert whole[0].images.dtype == torch.uint8
+    assert whole[0].landmarks[0].shape[1:] == (5, 2)
+
+
+def test_ranks_share_the_numbers() -> None:
+    shares = [list(ResumableSampler(10, 7, rank, 2)) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == list(range(10, 17))
+    assert len(ResumableSampler(10, 7, 1, 2)) == 3
+
+
+def test_sources_are_drawn_by_weight() -> None:
+    weights = sample_weights(PAINTED, np.arange(4), {"crowd": 3.0, "lfw": 1.0})
+    np.testing.assert_allclose(weights, [0.375, 0.125, 0.375, 0.125])
+    held_out = [photo.key for photo in validation_photos(PAINTED, np.array([2, 0]))]
+    assert held_out == ["2", "0"]
+
+
+def test_validation_photos_never_in_mosaics() -> None:
+    dataset = CropDataset(PAINTED, np.array([0, 1]), TrainingCrop(96))
+    assert list(dataset.partners) == [1]
+
+
+def test_no_photo_is_refused() -> None:
+    with pytest.raises(ValueError, match="no photo"):
+        CropDataset(PAINTED, np.array([], np.int64), TrainingCrop(96))
+
+
+def test_unknown_setting_is_refused() -> None:
+    with pytest.raises(ValueError, match="mosiac"):
+        CropSettings(mosiac=0.5)  # type: ignore[call-arg]
+
+
+def test_contact_sheet_shows_faces() -> None:
+    sheet = contact_sheet([make_dataset()[number] for number in range(5)])
+    assert sheet.ndim == 3
+    assert sheet.shape[1] >= 640
+    assert (sheet == (60, 220, 60)).all(-1).any()
