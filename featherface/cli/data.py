@@ -99,13 +99,15 @@ def inspect(
 
     title = f"{len(photos):,} photos; faces by size, pixels of the photo"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    edges = SIZE_EDGES
-    ranges = [f"{low}-{high}" for low, high in pairwise(edges)]
-    for name in ("source", "photos", "faces", "doubtful", *ranges[:-1], f"{edges[-2]}-"):
-        table.add_column(name, justify="left" if name == "source" else "right", no_wrap=True)
-    for row in take_inventory(photos):
-        cells = (row.photos, row.faces, row.doubtful, *row.sizes)
-        table.add_row(row.source, *(f"{cell:,}" for cell in cells))
+    rows = take_inventory(photos)
+    for name in ("", *(row.source for row in rows)):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    table.add_row("photos", *(f"{row.photos:,}" for row in rows))
+    table.add_row("doubtful", *(f"{row.doubtful:,}" for row in rows))
+    table.add_row("faces", *(f"{row.faces:,}" for row in rows), end_section=True)
+    for place, (low, high) in enumerate(pairwise(SIZE_EDGES)):
+        label = f"{low} to {high}" if place + 2 < len(SIZE_EDGES) else f"from {low}"
+        table.add_row(label, *(f"{row.sizes[place]:,}" for row in rows))
     Console().print(table)
     for line in getattr(photos, "skipped", []):
         typer.echo(f"skipped {line}")
