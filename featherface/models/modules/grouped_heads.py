@@ -55,7 +55,7 @@ class GroupedHeads(nn.Module):
             torch.cat([flatten_anchors(x, values) for x in levels], dim=1)
             for levels, values in zip(by_task, VALUES, strict=True)
         ]
-        return HeadOutputs(outputs[0].squeeze(2), outputs[1], outputs[2])
+        return HeadOutputs(outputs[0].flatten(1), outputs[1], outputs[2])
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))

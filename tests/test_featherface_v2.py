@@ -1,0 +1,139 @@
+"""V2: its budget, its parts, and the ONNX file against PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from featherface.anchors import make_anchors
+from featherface.errors import WeightsError
+from featherface.export.onnx_file import Deployed, export_onnx
+from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.modules.cbam_lite import CBAMLite
+from featherface.models.modules.channel_permutation import ShuffledPointwise, shuffle_order
+from featherface.models.pretrained_v2 import load_v2
+from featherface.models.weight_files import load_weights, save_weights
+
+
+@pytest.fixture(scope="module")
+def model() -> FeatherFaceV2:
+    """A model whose statistics and weights are all away from their initial values."""
+    torch.manual_seed(0)
+    model = FeatherFaceV2()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith("running_mean") or name.endswith("bias"):
+                tensor.normal_(std=0.2)
+        model.backbone.stage1[0][1].running_var.fill_(60.0**2)
+        model.backbone.stage1[0][1].running_mean.fill_(20.0)
+    return model.eval()
+
+
+def test_has_at_most_250_000_parameters_and_one_gmac() -> None:
+    model = FeatherFaceV2().eval()
+    assert parameter_count(model) <= 250_000
+    for graph in (model, model.deployed()):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            graph(torch.zeros(1, 3, 640, 640))
+        assert counter.get_total_flops() / 2 <= 1.0e9
+
+
+def test_outputs_have_one_row_an_anchor(model: FeatherFaceV2) -> None:
+    with torch.no_grad():
+        outputs, maps = model.forward_with_features(torch.rand(2, 3, 96, 160) * 255)
+    anchors = len(make_anchors(96, 160))
+    assert outputs.logits.shape == (2, anchors)
+    assert outputs.box_deltas.shape == (2, anchors, 4)
+    assert outputs.landmark_deltas.shape == (2, anchors, 10)
+    assert [x.shape[2:] for x in maps.neck] == [(12, 20), (6, 10), (3, 5)]
+
+
+def test_an_anchor_follows_its_cell(model: FeatherFaceV2) -> None:
+    """The order of the outputs is that of the anchors: a change in one corner moves that corner."""
+    image = torch.full((1, 3, 512, 512), 100.0)
+    changed = image.clone()
+    changed[..., :8, 504:] = 255.0
+    with torch.no_grad():
+        # Attention sees the whole map, so the largest change marks the place.
+        moved = (model(changed).logits - model(image).logits).abs()[0]
+    centre = make_anchors(512, 512)[int(moved[: 64 * 64 * 2].argmax()), :2]
+    assert centre[0] > 256
+    assert centre[1] < 256
+
+
+def test_attention_has_a_quarter_of_v1s_parameters_at_most() -> None:
+    v1_at_64_channels = 64 * 4 + 4 + 4 * 64 + 64 + 2 * 49 + 2
+    assert parameter_count(CBAMLite(64)) <= 0.25 * v1_at_64_channels
+
+
+def test_shuffle_interleaves_the_groups() -> None:
+    assert shuffle_order(8, 2).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_folded_shuffle_computes_the_same(groups: int) -> None:
+    torch.manual_seed(groups)
+    layer = ShuffledPointwise(16, 8, groups).eval()
+    layer.norm.running_mean.normal_()
+    x = torch.randn(2, 16, 5, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(layer.folded()(x), layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_the_deployed_model_computes_the_same(model: FeatherFaceV2) -> None:
+    image = torch.rand(1, 3, 128, 96) * 255
+    with torch.no_grad():
+        for ours, theirs in zip(model.deployed()(image), model(image), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def onnx_file(model: FeatherFaceV2, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(model, tmp_path_factory.mktemp("onnx") / "v2.onnx")
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32), (1, 320, 256), (2, 96, 160), (3, 64, 64)])
+def test_onnx_agrees_with_pytorch(
+    model: FeatherFaceV2, onnx_file: Path, shape: tuple[int, int, int]
+) -> None:
+    batch, height, width = shape
+    image = np.random.default_rng(0).uniform(0, 255, (batch, 3, height, width)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(onnx_file), providers=["CPUExecutionProvider"])
+    found = session.run(["scores", "box_deltas", "landmark_deltas"], {"image": image})
+    with torch.no_grad():
+        expected = Deployed(model)(torch.from_numpy(image))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-4, rtol=1e-4)
+
+
+def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
+    graph = onnx.load(onnx_file)
+    assert [(o.domain, o.version) for o in graph.opset_import] == [("", 17)]
+    operators = {node.op_type for node in graph.graph.node}
+    assert not operators & {"DeformConv", "GridSample", "Loop", "If", "GatherND"}
+
+
+def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(model, path, {"model": "FeatherFaceV2"})
+    again = load_v2(path)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], tensor)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_weights(FeatherFaceV2(stage3_channels=128), path, {})
+    with pytest.raises(WeightsError, match="other weights"):
+        load_weights(FeatherFaceV2(), path)
+    path.write_bytes(b"not weights")
+    with pytest.raises(WeightsError, match="safetensors"):
+        load_v2(path)

@@ -1,0 +1,223 @@
+"""Matching, losses, schedules and configuration: what each promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featherface.anchors import make_anchors
+from featherface.errors import ConfigError
+from featherface.models.outputs import HeadOutputs
+from featherface.training.box_coding import (
+    aligned_iou_loss,
+    corners,
+    decode_boxes,
+    encode_landmarks,
+    pairwise_iou,
+)
+from featherface.training.config import LossConfig, read_config
+from featherface.training.distillation import FeatureAdapters, output_losses
+from featherface.training.losses import focal_loss, hard_negative_loss, label_losses, match_batch
+from featherface.training.matching import (
+    BACKGROUND,
+    IGNORED,
+    ignore_doubtful,
+    match_dynamic,
+    match_retinaface,
+)
+from featherface.training.schedules import learning_rate, term_weights
+
+ANCHORS = torch.tensor(make_anchors(128, 128))
+side = st.floats(4, 100)
+
+
+@st.composite
+def faces(draw: st.DrawFn) -> torch.Tensor:
+    """One to five boxes in a picture of 128 pixels."""
+    rows = []
+    for _ in range(draw(st.integers(1, 5))):
+        width, height = draw(side), draw(side)
+        x, y = draw(st.floats(0, 128 - width)), draw(st.floats(0, 128 - height))
+        rows.append([x, y, x + width, y + height])
+    return torch.tensor(rows)
+
+
+@settings(deadline=None, max_examples=50)
+@given(faces())
+def test_retinaface_matches_by_overlap(boxes: torch.Tensor) -> None:
+    matched = match_retinaface(ANCHORS, boxes)
+    iou = pairwise_iou(boxes, corners(ANCHORS))
+    best = iou.max(0).values
+    assert (matched[best >= 0.35] >= 0).all()
+    forced = set(iou.argmax(1).tolist())
+    others = [i for i in (matched >= 0).nonzero().flatten().tolist() if best[i] < 0.35]
+    assert set(others) <= forced
+    assert set(matched[list(forced)].tolist()) - {BACKGROUND}
+
+
+@settings(deadline=None, max_examples=50)
+@given(faces())
+def test_dynamic_matching_gives_each_lone_face_an_anchor_near_it(boxes: torch.Tensor) -> None:
+    boxes = boxes[:1]
+    matched = match_dynamic(
+        ANCHORS, boxes, torch.zeros(len(ANCHORS)), corners(ANCHORS)
+    )
+    assert (matched >= BACKGROUND).all()
+    chosen = ANCHORS[matched == 0]
+    assert 1 <= len(chosen) <= 10
+    centre = (boxes[0, :2] + boxes[0, 2:]) / 2
+    assert ((chosen[:, :2] - centre).abs().amax(1) <= 1.5 * 32).all()
+
+
+def test_matching_nothing_is_all_background() -> None:
+    none = torch.zeros(0, 4)
+    assert (match_retinaface(ANCHORS, none) == BACKGROUND).all()
+    logits, predicted = torch.zeros(len(ANCHORS)), corners(ANCHORS)
+    assert (match_dynamic(ANCHORS, none, logits, predicted) == BACKGROUND).all()
+
+
+def test_doubtful_faces_take_background_out_and_leave_faces() -> None:
+    boxes = torch.tensor([[40.0, 40, 72, 72]])
+    matched = match_retinaface(ANCHORS, boxes)
+    ignored = ignore_doubtful(matched, ANCHORS, torch.tensor([[38.0, 38, 70, 70], [100, 100, 106, 106]]))
+    assert (ignored[matched >= 0] == matched[matched >= 0]).all()
+    assert (ignored == IGNORED).any()
+    near_tiny = (ANCHORS[:, :2] - 103).abs().amax(1) < 6
+    assert (ignored[near_tiny & (ANCHORS[:, 2] == 16)] == IGNORED).all()
+    far = (ANCHORS[:, 0] < 20) & (ANCHORS[:, 1] > 100) & (ANCHORS[:, 2] <= 32)
+    assert (ignored[far] == BACKGROUND).all()
+
+
+@pytest.mark.parametrize("kind", ["eiou", "giou"])
+def test_box_loss_is_zero_on_the_target_and_pulls_towards_it(kind: str) -> None:
+    target = torch.tensor([[10.0, 10, 30, 40]])
+    assert aligned_iou_loss(target, target, kind)[0].item() == pytest.approx(0, abs=1e-6)
+    predicted = torch.tensor([[50.0, 50, 60, 60]], requires_grad=True)
+    loss = aligned_iou_loss(predicted, target, kind)[0]
+    loss.sum().backward()
+    closer = aligned_iou_loss(predicted.detach() - 10 * predicted.grad.sign(), target, kind)[0]
+    assert closer.item() < loss.item()
+
+
+def test_perfect_outputs_have_the_least_loss() -> None:
+    boxes = [torch.tensor([[20.0, 20, 60, 64]])]
+    scores = [torch.ones(1)]
+    landmarks = [torch.tensor([[[30.0, 35], [50, 35], [40, 45], [32, 55], [48, 55]]])]
+    shape = (1, len(ANCHORS))
+    guess = HeadOutputs(torch.zeros(shape), torch.zeros(*shape, 4), torch.zeros(*shape, 10))
+    targets = match_batch(guess, ANCHORS, boxes, scores, landmarks, "retinaface")
+    before = label_losses(guess, ANCHORS, targets, LossConfig())
+    face = targets.face[0]
+    place = ANCHORS[face]
+    perfect = HeadOutputs(
+        torch.where(targets.face, 9.0, -9.0), torch.zeros(*shape, 4), torch.zeros(*shape, 10)
+    )
+    centre = (boxes[0][:, :2] + boxes[0][:, 2:]) / 2
+    size = boxes[0][:, 2:] - boxes[0][:, :2]
+    perfect.box_deltas[0, face, :2] = (centre - place[:, :2]) / (0.1 * place[:, 2:])
+    perfect.box_deltas[0, face, 2:] = (size / place[:, 2:]).log() / 0.2
+    perfect.landmark_deltas[0, face] = encode_landmarks(landmarks[0].expand(len(place), 5, 2), place)
+    torch.testing.assert_close(
+        decode_boxes(perfect.box_deltas[0, face], place), boxes[0].expand(len(place), 4)
+    )
+    after = label_losses(perfect, ANCHORS, targets, LossConfig())
+    for name, value in after.items():
+        assert value.item() < 0.02 * before[name].item(), name
+
+
+def test_missing_landmarks_cost_nothing_and_break_nothing() -> None:
+    shape = (1, len(ANCHORS))
+    outputs = HeadOutputs(
+        torch.zeros(shape, requires_grad=True),
+        torch.zeros(*shape, 4, requires_grad=True),
+        torch.zeros(*shape, 10, requires_grad=True),
+    )
+    targets = match_batch(
+        outputs, ANCHORS, [torch.tensor([[20.0, 20, 60, 64]])], [torch.ones(1)],
+        [torch.full((1, 5, 2), float("nan"))],
+    )
+    losses = label_losses(outputs, ANCHORS, targets, LossConfig())
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert losses["landmarks"].item() == 0
+    assert torch.isfinite(outputs.landmark_deltas.grad).all()
+
+
+def test_focal_loss_forgets_what_is_easy() -> None:
+    logits, target = torch.tensor([4.0, 0.0]), torch.tensor([1.0, 1.0])
+    easy, hard = focal_loss(logits, target)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, target, reduction="none"
+    )
+    assert easy / hard < 0.01 * entropy[0] / entropy[1]
+
+
+def test_hard_negatives_are_seven_a_face_and_the_hardest() -> None:
+    logits = torch.linspace(-5, 5, 100)[None]
+    face = torch.zeros(1, 100, dtype=torch.bool)
+    face[0, 99] = True
+    found = hard_negative_loss(logits, face, torch.ones_like(face))
+    expected = torch.nn.functional.softplus(logits[0, 92:99]).sum()
+    expected = expected + torch.nn.functional.softplus(-logits[0, 99])
+    torch.testing.assert_close(found, expected)
+
+
+def test_schedules_meet_their_points() -> None:
+    assert learning_rate(0.03, 1e-3, 0.03, 0.02) == pytest.approx(1e-3)
+    assert learning_rate(1.0, 1e-3, 0.03, 0.02) == pytest.approx(2e-5)
+    schedule = [(0.0, 1.0, 0.5, 0.0), (0.5, 0.0, 1.0, 0.5), (1.0, 0.0, 0.0, 1.0)]
+    assert term_weights(0.0, schedule) == (1.0, 0.5, 0.0)
+    assert term_weights(0.25, schedule) == pytest.approx((0.5, 0.75, 0.25))
+    assert term_weights(1.0, schedule) == pytest.approx((0.0, 0.0, 1.0))
+
+
+def test_a_student_that_equals_its_teacher_pays_little() -> None:
+    torch.manual_seed(0)
+    teacher = HeadOutputs(
+        torch.randn(1, len(ANCHORS), 2), torch.randn(1, len(ANCHORS), 4),
+        torch.randn(1, len(ANCHORS), 10),
+    )
+    from featherface.training.config import DistillationConfig
+
+    margin = teacher.logits[..., 1] - teacher.logits[..., 0]
+    same = HeadOutputs(margin, teacher.box_deltas, teacher.landmark_deltas)
+    other = HeadOutputs(-margin, teacher.box_deltas + 1, teacher.landmark_deltas + 1)
+    low = output_losses(same, teacher, ANCHORS, DistillationConfig())
+    high = output_losses(other, teacher, ANCHORS, DistillationConfig())
+    for name in low:
+        assert low[name].item() == pytest.approx(0, abs=1e-5)
+        assert high[name].item() > 0.01
+
+
+def test_adapters_compare_patterns_not_scales() -> None:
+    torch.manual_seed(0)
+    adapters = FeatureAdapters([4], [4])
+    x = torch.randn(2, 4, 8, 8)
+    assert adapters([x], [3 * x + 5]).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_config_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nlos:\n  box: giou\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml: los"):
+        read_config(path)
+    path.write_text("loss:\n  box: round\n")
+    with pytest.raises(ConfigError, match=r"loss\.box"):
+        read_config(path)
+    path.write_text("[1, 2")
+    with pytest.raises(ConfigError, match="YAML"):
+        read_config(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "absent.yaml")
+
+
+def test_config_holds_only_its_differences(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("name: base\nbatch: 4\nloss:\n  box: giou\n  box_weight: 3\n")
+    (tmp_path / "run.yaml").write_text("base: base.yaml\nname: run\nloss:\n  box: eiou\n")
+    config = read_config(tmp_path / "run.yaml", ["images=64", "optimiser.ema=0.9"])
+    assert (config.name, config.batch, config.images) == ("run", 4, 64)
+    assert (config.loss.box, config.loss.box_weight, config.optimiser.ema) == ("eiou", 3, 0.9)
+    assert config.fingerprint() != read_config(tmp_path / "base.yaml").fingerprint()
