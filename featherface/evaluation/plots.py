@@ -43,7 +43,7 @@ def recall_by_size_plot(result: FolderResult) -> bytes:
     )
     axes.set_xticks(places, [f"{p.name}\n{p.faces} faces" for p in parts])
     axes.set(xlabel="face size in the photo, pixels", ylabel="recall", ylim=(0, 1.02))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return _png(figure)
 
 
@@ -54,7 +54,7 @@ def _figure() -> tuple[Any, Any]:
         raise MissingExtraError(
             "Plots need Matplotlib: pip install 'featherface[evaluate]'"
         ) from None
-    figure = Figure(figsize=(6.4, 4.2), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7.0, 4.4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
