@@ -1,0 +1,147 @@
+"""A run from shards to weights: it learns, goes on after a kill, and names a bad batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.pack import pack
+from featherface.errors import ConfigError, TrainingError, WeightsError
+from featherface.models.pretrained_v2 import load_v2
+from featherface.training import loop
+from featherface.training.checkpoint import load_checkpoint
+from featherface.training.config import RunConfig
+
+
+def draw_photo(number: int) -> LabelledPhoto:
+    """A noisy ground with one bright disc; the disc is the face."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(0, 60, (96, 96, 3)).astype(np.uint8)
+    size = int(rng.integers(16, 40))
+    x, y = rng.integers(0, 96 - size, 2)
+    rows, columns = np.mgrid[:96, :96]
+    centre = np.array([x, y]) + size / 2
+    image[(columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 < (size / 2) ** 2] = (220, 180, 150)
+    box = np.array([[x, y, x + size, y + size]], np.float32)
+    landmarks = box[:, None, :2] + size * np.array(
+        [[[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]], np.float32
+    )
+    return LabelledPhoto(f"disc-{number}", "crowd", image, box, np.ones(1, np.float32), landmarks)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "train"
+    pack([draw_photo(n) for n in range(24)], folder)
+    return folder
+
+
+def make_config(shards: Path, output: Path, **changes: object) -> RunConfig:
+    values: dict[str, object] = {
+        "name": "run",
+        "output": output,
+        "images": 48,
+        "batch": 8,
+        "checkpoint_minutes": 1e-9,
+        "data": {
+            "shards": shards, "cache": shards.parent / "cache", "sizes": [(64, 0.5), (96, 0.5)],
+            "workers": 0,
+        },
+    }
+    return RunConfig.model_validate(values | changes)
+
+
+def test_a_run_writes_weights_log_and_checkpoint(shards: Path, tmp_path: Path) -> None:
+    path = loop.train(make_config(shards, tmp_path), accelerator="cpu", report=lambda _: None)
+    assert path == tmp_path / "run" / "model.safetensors"
+    model = load_v2(path)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    rows = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert rows[0].startswith("images,seconds,images_per_second,loss")
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the loop may catch it."""
+
+
+def test_a_killed_run_goes_on_with_the_same_samples(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = loop.train(
+        make_config(shards, tmp_path / "whole"), accelerator="cpu", report=lambda _: None
+    )
+    config = make_config(shards, tmp_path / "killed")
+    original = loop.RunLog.step
+    steps = 0
+
+    def kill_at_fourth(self: loop.RunLog, images: int, terms: dict[str, float]) -> None:
+        nonlocal steps
+        steps += 1
+        if steps == 4:
+            raise Killed
+        original(self, images, terms)
+
+    monkeypatch.setattr(loop.RunLog, "step", kill_at_fourth)
+    with pytest.raises(Killed):
+        loop.train(config, accelerator="cpu", report=lambda _: None)
+    monkeypatch.setattr(loop.RunLog, "step", original)
+    assert load_checkpoint(config.folder / "last.ckpt")["batches"] == 3
+    resumed = loop.train(config, accelerator="cpu", report=lambda _: None)
+    expected, found = load_file(whole), load_file(resumed)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(shards: Path, tmp_path: Path) -> None:
+    loop.train(make_config(shards, tmp_path, images=8), accelerator="cpu", report=lambda _: None)
+    other = make_config(shards, tmp_path, images=16)
+    with pytest.raises(ConfigError, match="another configuration"):
+        loop.train(other, accelerator="cpu", report=lambda _: None)
+    loop.train(other, accelerator="cpu", resume=False, report=lambda _: None)
+
+
+def test_a_loss_that_is_not_a_number_names_its_batch(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> dict[str, torch.Tensor]:
+        return {"box": torch.tensor(float("nan"), requires_grad=True)}
+
+    monkeypatch.setattr(loop, "label_losses", broken)
+    with pytest.raises(TrainingError, match=r"step 0: box not finite .* samples 0 to 7"):
+        loop.train(make_config(shards, tmp_path), accelerator="cpu", report=lambda _: None)
+
+
+def test_frozen_blocks_stay_as_they_are(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, start={"frozen_blocks": 4})
+    torch.manual_seed(config.seed)
+    path = loop.train(config, accelerator="cpu", report=lambda _: None)
+    tensors = load_file(path)
+    assert (tensors["backbone.stage1.0.1.running_mean"] == 0).all()
+    assert (tensors["backbone.stage2.0.1.running_mean"] != 0).any()
+
+
+def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="not a checkpoint"):
+        load_checkpoint(path)
+
+
+def test_it_learns_to_find_discs(shards: Path, tmp_path: Path) -> None:
+    """Sixty steps from chance: the loss of the labels falls well below where it began."""
+    config = make_config(
+        shards, tmp_path, images=480, data={
+            "shards": shards, "cache": shards.parent / "cache", "sizes": [(64, 1.0)], "workers": 0,
+        },
+    )
+    loop.train(config, accelerator="cpu", report=lambda _: None)
+    rows = (config.folder / "log.csv").read_text().splitlines()
+    losses = [float(row.split(",")[3]) for row in rows[1:]]
+    assert losses[-1] < 0.8 * losses[0]
