@@ -89,8 +89,10 @@ def wider(
     """
     if sum(source is not None for source in (predictions, images, subset)) != 1:
         raise typer.BadParameter("give one of --predictions, --images and --subset")
-    if (ground_truth is None) == (subset is None):
-        raise typer.BadParameter("--ground-truth goes with --predictions or --images, not --subset")
+    if subset is not None and ground_truth is not None:
+        raise typer.BadParameter("--subset has its own ground truth: leave out --ground-truth")
+    if subset is None and ground_truth is None:
+        raise typer.BadParameter("give --ground-truth, the folder of the official .mat files")
     if predictions is not None and (weights or long_side or flip):
         raise typer.BadParameter("--predictions are scored as they are: no --weights or views")
 
