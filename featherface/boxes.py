@@ -19,9 +19,7 @@ def box_iou(first: FloatArray, second: FloatArray, plus_one: bool = False) -> ND
     bottom_right = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
     sides = np.maximum(bottom_right - top_left + extra, 0)
     overlap = sides[..., 0] * sides[..., 1]
-    areas = [
-        np.prod(np.maximum(b[:, 2:4] - b[:, :2] + extra, 0), axis=1) for b in (first, second)
-    ]
+    areas = [np.prod(np.maximum(b[:, 2:4] - b[:, :2] + extra, 0), axis=1) for b in (first, second)]
     union = areas[0][:, None] + areas[1][None, :] - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
 
@@ -34,7 +32,11 @@ def non_maximum_suppression(
         return np.empty(0, np.intp)
     corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     kept = cv2.dnn.NMSBoxes(
-        corner_and_size.astype(np.float64), scores.astype(np.float32), 0.0, iou_threshold,
-        1.0, top_k,
+        corner_and_size.astype(np.float64),
+        scores.astype(np.float32),
+        0.0,
+        iou_threshold,
+        1.0,
+        top_k,
     )
     return np.asarray(kept, np.intp).reshape(-1)

@@ -2,7 +2,7 @@
 
 
 class FeatherFaceError(Exception):
-    """Base of every error that this package raises on purpose; the command line prints it as one line."""
+    """Base of the errors raised on purpose; the command line prints them as one line."""
 
 
 class ImageError(FeatherFaceError):

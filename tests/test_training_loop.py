@@ -49,7 +49,9 @@ def make_config(shards: Path, output: Path, **changes: object) -> RunConfig:
         "batch": 8,
         "checkpoint_minutes": 1e-9,
         "data": {
-            "shards": shards, "cache": shards.parent / "cache", "sizes": [(64, 0.5), (96, 0.5)],
+            "shards": shards,
+            "cache": shards.parent / "cache",
+            "sizes": [(64, 0.5), (96, 0.5)],
             "workers": 0,
         },
     }
@@ -137,8 +139,14 @@ def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_it_learns_to_find_discs(shards: Path, tmp_path: Path) -> None:
     """Sixty steps from chance: the loss of the labels falls well below where it began."""
     config = make_config(
-        shards, tmp_path, images=480, data={
-            "shards": shards, "cache": shards.parent / "cache", "sizes": [(64, 1.0)], "workers": 0,
+        shards,
+        tmp_path,
+        images=480,
+        data={
+            "shards": shards,
+            "cache": shards.parent / "cache",
+            "sizes": [(64, 1.0)],
+            "workers": 0,
         },
     )
     loop.train(config, accelerator="cpu", report=lambda _: None)

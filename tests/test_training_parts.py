@@ -63,9 +63,7 @@ def test_retinaface_matches_by_overlap(boxes: torch.Tensor) -> None:
 @given(faces())
 def test_dynamic_matching_gives_each_lone_face_an_anchor_near_it(boxes: torch.Tensor) -> None:
     boxes = boxes[:1]
-    matched = match_dynamic(
-        ANCHORS, boxes, torch.zeros(len(ANCHORS)), corners(ANCHORS)
-    )
+    matched = match_dynamic(ANCHORS, boxes, torch.zeros(len(ANCHORS)), corners(ANCHORS))
     assert (matched >= BACKGROUND).all()
     chosen = ANCHORS[matched == 0]
     assert 1 <= len(chosen) <= 10
@@ -83,7 +81,9 @@ def test_matching_nothing_is_all_background() -> None:
 def test_doubtful_faces_take_background_out_and_leave_faces() -> None:
     boxes = torch.tensor([[40.0, 40, 72, 72]])
     matched = match_retinaface(ANCHORS, boxes)
-    ignored = ignore_doubtful(matched, ANCHORS, torch.tensor([[38.0, 38, 70, 70], [100, 100, 106, 106]]))
+    ignored = ignore_doubtful(
+        matched, ANCHORS, torch.tensor([[38.0, 38, 70, 70], [100, 100, 106, 106]])
+    )
     assert (ignored[matched >= 0] == matched[matched >= 0]).all()
     assert (ignored == IGNORED).any()
     near_tiny = (ANCHORS[:, :2] - 103).abs().amax(1) < 6
@@ -120,7 +120,9 @@ def test_perfect_outputs_have_the_least_loss() -> None:
     size = boxes[0][:, 2:] - boxes[0][:, :2]
     perfect.box_deltas[0, face, :2] = (centre - place[:, :2]) / (0.1 * place[:, 2:])
     perfect.box_deltas[0, face, 2:] = (size / place[:, 2:]).log() / 0.2
-    perfect.landmark_deltas[0, face] = encode_landmarks(landmarks[0].expand(len(place), 5, 2), place)
+    perfect.landmark_deltas[0, face] = encode_landmarks(
+        landmarks[0].expand(len(place), 5, 2), place
+    )
     torch.testing.assert_close(
         decode_boxes(perfect.box_deltas[0, face], place), boxes[0].expand(len(place), 4)
     )
@@ -137,7 +139,10 @@ def test_missing_landmarks_cost_nothing_and_break_nothing() -> None:
         torch.zeros(*shape, 10, requires_grad=True),
     )
     targets = match_batch(
-        outputs, ANCHORS, [torch.tensor([[20.0, 20, 60, 64]])], [torch.ones(1)],
+        outputs,
+        ANCHORS,
+        [torch.tensor([[20.0, 20, 60, 64]])],
+        [torch.ones(1)],
         [torch.full((1, 5, 2), float("nan"))],
     )
     losses = label_losses(outputs, ANCHORS, targets, LossConfig())
@@ -149,9 +154,7 @@ def test_missing_landmarks_cost_nothing_and_break_nothing() -> None:
 def test_focal_loss_forgets_what_is_easy() -> None:
     logits, target = torch.tensor([4.0, 0.0]), torch.tensor([1.0, 1.0])
     easy, hard = focal_loss(logits, target)
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-        logits, target, reduction="none"
-    )
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     assert easy / hard < 0.01 * entropy[0] / entropy[1]
 
 
@@ -177,7 +180,8 @@ def test_schedules_meet_their_points() -> None:
 def test_a_student_that_equals_its_teacher_pays_little() -> None:
     torch.manual_seed(0)
     teacher = HeadOutputs(
-        torch.randn(1, len(ANCHORS), 2), torch.randn(1, len(ANCHORS), 4),
+        torch.randn(1, len(ANCHORS), 2),
+        torch.randn(1, len(ANCHORS), 4),
         torch.randn(1, len(ANCHORS), 10),
     )
     from featherface.training.config import DistillationConfig
@@ -215,7 +219,9 @@ def test_config_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 
 def test_config_holds_only_its_differences(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("name: base\nbatch: 4\nloss:\n  box: giou\n  box_weight: 3\n")
+    (tmp_path / "base.yaml").write_text(
+        "name: base\nbatch: 4\nloss:\n  box: giou\n  box_weight: 3\n"
+    )
     (tmp_path / "run.yaml").write_text("base: base.yaml\nname: run\nloss:\n  box: eiou\n")
     config = read_config(tmp_path / "run.yaml", ["images=64", "optimiser.ema=0.9"])
     assert (config.name, config.batch, config.images) == ("run", 4, 64)

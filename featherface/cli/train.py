@@ -17,9 +17,7 @@ Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew instead of going on from the checkpoint.")
 ]
-Export = Annotated[
-    bool, typer.Option(help="Write the ONNX file beside the weights at the end.")
-]
+Export = Annotated[bool, typer.Option(help="Write the ONNX file beside the weights at the end.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +35,14 @@ def train(
     export: Export = True,
 ) -> None:
     """Train V2 on labelled photos, without a teacher."""
-    run(config, [*(overrides or []), "distillation.teacher=null"], devices, accelerator, restart, export)
+    run(
+        config,
+        [*(overrides or []), "distillation.teacher=null"],
+        devices,
+        accelerator,
+        restart,
+        export,
+    )
 
 
 def distill(
@@ -72,9 +77,7 @@ def run(
     settings = read_config(config, overrides)
     if needs_teacher and settings.distillation.teacher is None:
         raise ConfigError(f"{config}: distillation.teacher: name the teacher's weight file")
-    weights = train_model(
-        settings, devices, accelerator, resume=not restart, report=typer.echo
-    )
+    weights = train_model(settings, devices, accelerator, resume=not restart, report=typer.echo)
     typer.echo(f"Weights: {weights}")
     if export:
         from featherface.export.onnx_file import export_onnx

@@ -47,9 +47,7 @@ class MobileNetV1(nn.Module):
             separable(32, 64, 2),
             separable(64, 64),
         )
-        self.stage2 = nn.Sequential(
-            separable(64, 128, 2), *(separable(128, 128) for _ in range(5))
-        )
+        self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128) for _ in range(5)))
         self.stage3 = nn.Sequential(
             separable(128, stage3_channels, 2), separable(stage3_channels, stage3_channels)
         )

@@ -25,7 +25,9 @@ def load_v2(path: Path | None = None) -> FeatherFaceV2:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({first_line(error)})"
+        ) from None
     if metadata.get("model", "FeatherFaceV2") != "FeatherFaceV2":
         raise WeightsError(f"{path}: weights of {metadata['model']}, not of FeatherFaceV2")
     model = FeatherFaceV2(**json.loads(metadata.get("arguments", "{}")))

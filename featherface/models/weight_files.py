@@ -36,7 +36,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({first_line(error)})"
+        ) from None
     by_id: dict[int, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         twin = by_id.setdefault(id(tensor), name)

@@ -39,7 +39,9 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
     return overlap / (areas[0][:, None] + areas[1][None] - overlap).clamp_min(1e-9)
 
 
-def aligned_iou_loss(predicted: Tensor, target: Tensor, kind: str = "eiou") -> tuple[Tensor, Tensor]:
+def aligned_iou_loss(
+    predicted: Tensor, target: Tensor, kind: str = "eiou"
+) -> tuple[Tensor, Tensor]:
     """Loss and IoU of ``[N, 4]`` boxes and their targets, both ``[N]``.
 
     ``giou``: Rezatofighi et al., CVPR 2019. ``eiou``: Zhang et al., Neurocomputing 2022, which

@@ -29,7 +29,6 @@ from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, TrainingError
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import HeadOutputs
-from featherface.models.pretrained import load_v1
 from featherface.models.weight_files import load_weights, save_weights
 from featherface.training.batches import SizedSampler, make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
@@ -51,7 +50,9 @@ LOG_EVERY = 20
 class Learner(nn.Module):
     """The student with what only training needs: adapters, and the losses of one batch."""
 
-    def __init__(self, student: FeatherFaceV2, config: RunConfig, teacher: nn.Module | None) -> None:
+    def __init__(
+        self, student: FeatherFaceV2, config: RunConfig, teacher: nn.Module | None
+    ) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.adapters: FeatureAdapters | None = None
@@ -79,8 +80,13 @@ class Learner(nn.Module):
         terms: dict[str, Tensor] = {}
         if labels:
             targets = match_batch(
-                prediction, anchors, batch.boxes, batch.scores, batch.landmarks,
-                config.loss.matching, config.data.face_score,
+                prediction,
+                anchors,
+                batch.boxes,
+                batch.scores,
+                batch.landmarks,
+                config.loss.matching,
+                config.data.face_score,
             )
             for name, value in label_losses(prediction, anchors, targets, config.loss).items():
                 terms[name] = labels * value
@@ -122,6 +128,8 @@ def train(
     student = build_student(config)
     teacher = None
     if config.distillation.teacher is not None:
+        from featherface.models.pretrained import load_v1
+
         teacher = load_v1(config.distillation.teacher).eval().requires_grad_(False)
     freeze(student, config.start.frozen_blocks)
     learner = Learner(student, config, teacher)
@@ -158,7 +166,9 @@ def train(
             progress = step / steps
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(
-                    progress, config.optimiser.learning_rate, config.optimiser.warmup,
+                    progress,
+                    config.optimiser.learning_rate,
+                    config.optimiser.warmup,
                     config.optimiser.final_rate,
                 )
             batch = to_device(batch, fabric.device)
@@ -199,7 +209,13 @@ def train(
 
 
 TERMS = (
-    "class", "box", "landmarks", "teacher_logits", "teacher_boxes", "teacher_landmarks", "features",
+    "class",
+    "box",
+    "landmarks",
+    "teacher_logits",
+    "teacher_boxes",
+    "teacher_landmarks",
+    "features",
 )
 
 
@@ -291,7 +307,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         return [x.to(device, non_blocking=True) for x in tensors]
 
     return Batch(
-        batch.images.to(device, non_blocking=True), move(batch.boxes), move(batch.scores),
+        batch.images.to(device, non_blocking=True),
+        move(batch.boxes),
+        move(batch.scores),
         move(batch.landmarks),
     )
 

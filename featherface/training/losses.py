@@ -65,7 +65,9 @@ def match_batch(
         chosen_boxes.append(image_boxes[sure][matched[face]])
         chosen_landmarks.append(landmarks[i][sure][matched[face]])
     return Targets(
-        torch.stack(faces), torch.stack(counted), torch.cat(chosen_boxes),
+        torch.stack(faces),
+        torch.stack(counted),
+        torch.cat(chosen_boxes),
         torch.cat(chosen_landmarks),
     )
 

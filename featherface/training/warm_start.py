@@ -61,7 +61,9 @@ def read_state(path: Path) -> State:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({first_line(error)})") from None
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({first_line(error)})"
+        ) from None
 
 
 def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) -> Tensor | None:
@@ -135,11 +137,11 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
             node: FusionNode = getattr(fusion, ours)
             name = f"bifpn.{source}.{theirs}"
             edges = state[f"bifpn.{source}.{EDGES[ours]}"].relu()
-            node.depthwise.weight.copy_(
-                state[f"{name}.depthwise_conv.conv.weight"] / len(edges)
-            )
+            node.depthwise.weight.copy_(state[f"{name}.depthwise_conv.conv.weight"] / len(edges))
             node.pointwise.weight.copy_(state[f"{name}.pointwise_conv.conv.weight"])
-            copy_norm(node.norm, state, f"{name}.bn", None, state[f"{name}.pointwise_conv.conv.bias"])
+            copy_norm(
+                node.norm, state, f"{name}.bn", None, state[f"{name}.pointwise_conv.conv.bias"]
+            )
 
 
 def copy_heads(model: FeatherFaceV2, state: State) -> None:

@@ -42,9 +42,7 @@ class GroupedHeads(nn.Module):
 
     def towers(self, levels: list[Tensor]) -> list[Tensor]:
         """The maps that the predictors read, ``[B, C, H/s, W/s]`` a level."""
-        return [
-            x + mix(self.depthwise(x)) for x, mix in zip(levels, self.tower, strict=True)
-        ]
+        return [x + mix(self.depthwise(x)) for x, mix in zip(levels, self.tower, strict=True)]
 
     def predict(self, towers: list[Tensor]) -> HeadOutputs:
         """Class logits ``[B, A]``, box deltas ``[B, A, 4]``, landmark deltas ``[B, A, 10]``."""

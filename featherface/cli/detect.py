@@ -1,0 +1,238 @@
+"""``featherface detect``: find faces in files and folders."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import io
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featherface.errors import FeatherFaceError, ImageError
+
+if TYPE_CHECKING:
+    from featherface.detector import FaceDetector
+    from featherface.faces import Faces
+
+MANY = 5  # files from which on a progress bar is worth its line
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A file to look at, and the relative name its annotated copy would like to have."""
+
+    path: Path
+    name: Path
+
+
+@dataclass
+class Report:
+    """What was found and what failed, to be written as JSON and CSV."""
+
+    images: list[tuple[Path, int, int, Faces]] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+
+    def as_json(self) -> str:
+        """``{"images": [{path, width, height, faces}], "errors": [{path, error}]}``."""
+        images: list[dict[str, Any]] = [
+            {"path": str(path), "width": width, "height": height, **faces.to_dict()}
+            for path, width, height, faces in self.images
+        ]
+        errors = [{"path": path, "error": message} for path, message in self.errors]
+        return json.dumps({"images": images, "errors": errors}, indent=1, ensure_ascii=False) + "\n"
+
+    def as_csv(self) -> str:
+        """One row a face, in pixels; a file without faces has no row."""
+        from featherface.faces import LANDMARK_NAMES
+
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        points = [f"{name}_{axis}" for name in LANDMARK_NAMES for axis in "xy"]
+        rows.writerow(["path", "face", "score", "x1", "y1", "x2", "y2", *points])
+        for path, _, _, faces in self.images:
+            for number, face in enumerate(faces.to_dict()["faces"]):
+                landmarks = [value for point in face["landmarks"] for value in point]
+                rows.writerow([path, number, face["score"], *face["box"], *landmarks])
+        return text.getvalue()
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``detect`` to the front door."""
+    app.command("detect")(detect)
+
+
+def detect(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Pictures, folders, or globs in quotes.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for annotated copies.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write the faces as JSON.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write the faces as CSV.")
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")
+    ] = False,
+    size: Annotated[
+        int,
+        typer.Option(min=0, help="Bring the long side to this many pixels; 0: original pixels."),
+    ] = 640,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Lowest score of a face.")
+    ] = 0.5,
+    nms: Annotated[
+        float, typer.Option(min=0, max=1, help="Overlap (IoU) at which the lesser box goes.")
+    ] = 0.4,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
+    ] = None,
+) -> None:
+    """Find faces: a line a file, and annotated copies, JSON or CSV if asked for.
+
+    Files that cannot be read are named at the end; the others are done, and the exit code is 1.
+    """
+    from featherface.cli import print_error
+    from featherface.detector import FaceDetector
+    from featherface.images import write_file
+
+    report = Report()
+    pictures = find_pictures(paths, recursive, report)
+    if not pictures and len(report.errors) == 1:
+        raise ImageError(report.errors[0][1])
+    if pictures:
+        detector = FaceDetector(weights, size or None, threshold, nms, threads=threads)
+        targets = target_names(pictures, out) if out is not None else {}
+        for picture in _with_progress(pictures):
+            try:
+                _detect_one(detector, picture, targets.get(picture.path), report)
+            except ImageError as error:
+                report.errors.append((str(picture.path), _naming(str(error), picture.path)))
+    if json_file is not None:
+        write_file(json_file, report.as_json().encode())
+    if csv_file is not None:
+        write_file(csv_file, report.as_csv().encode())
+    if len(pictures) > 1:
+        faces = sum(len(entry[3]) for entry in report.images)
+        typer.echo(f"{faces} faces in {len(report.images)} pictures")
+    for _, message in report.errors:
+        print_error(message)
+    if report.errors:
+        raise typer.Exit(1)
+
+
+def find_pictures(paths: Iterable[str], recursive: bool, report: Report) -> list[Picture]:
+    """The pictures that ``paths`` mean, each once, in order; what is wrong goes to ``report``."""
+    found: dict[Path, Picture] = {}
+    for text in paths:
+        try:
+            for picture in _expand(text, recursive):
+                found.setdefault(picture.path.resolve(), picture)
+        except (FeatherFaceError, OSError) as error:
+            report.errors.append((text, str(error)))
+    return list(found.values())
+
+
+def target_names(pictures: Iterable[Picture], out: Path) -> dict[Path, Path]:
+    """Where in ``out`` each picture's annotated copy goes.
+
+    No two share a file, also where upper and lower case are one, and none is a picture that is
+    read: a name that is taken gets the name of its folder in front, then a number behind.
+    """
+    pictures = list(pictures)
+    taken = {_key(picture.path) for picture in pictures}
+    targets = {}
+    for picture in pictures:
+        kept = picture.name.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
+        name = picture.name if kept else picture.name.with_suffix(".jpg")
+        folder = picture.path.resolve().parent.name
+        options = [name, name.with_name(f"{folder}_{name.name}")]
+        target = next((out / one for one in options if _key(out / one) not in taken), None)
+        number = 2
+        while target is None:
+            option = out / name.with_name(f"{name.stem}_{number}{name.suffix}")
+            target = option if _key(option) not in taken else None
+            number += 1
+        taken.add(_key(target))
+        targets[picture.path] = target
+    return targets
+
+
+def _key(path: Path) -> str:
+    return str(path.resolve()).casefold()
+
+
+def _expand(text: str, recursive: bool) -> Iterator[Picture]:
+    path = Path(text)
+    if path.is_dir():
+        yield from _in_folder(path, recursive)
+    elif not path.exists() and glob.has_magic(text):
+        matches = sorted(glob.glob(text, recursive=True))
+        if not matches:
+            raise ImageError(f"{text}: nothing matches")
+        for match in map(Path, matches):
+            if match.is_file():
+                yield Picture(match, Path(match.name))
+    else:
+        yield Picture(path, Path(path.name))
+
+
+def _in_folder(folder: Path, recursive: bool) -> Iterator[Picture]:
+    from featherface.images import IMAGE_SUFFIXES
+
+    candidates = folder.rglob("*") if recursive else folder.iterdir()
+    paths = sorted(
+        path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    )
+    if not paths:
+        advice = "" if recursive else "; --recursive looks into its subfolders"
+        raise ImageError(f"{folder}: no pictures in this folder{advice}")
+    for path in paths:
+        yield Picture(path, path.relative_to(folder))
+
+
+def _detect_one(
+    detector: FaceDetector, picture: Picture, target: Path | None, report: Report
+) -> None:
+    from featherface.images import read_image, write_image
+
+    image = read_image(picture.path)
+    start = time.perf_counter()
+    faces = detector(image)
+    milliseconds = 1000 * (time.perf_counter() - start)
+    if target is not None:
+        write_image(target, faces.draw(image))
+    height, width = image.shape[:2]
+    report.images.append((picture.path, width, height, faces))
+    count = "no faces" if not len(faces) else f"{len(faces)} face{'s' * (len(faces) != 1)}"
+    best = f" (best {faces.scores[0]:.2f})" if len(faces) else ""
+    written = f" -> {target}" if target is not None else ""
+    typer.echo(f"{picture.path}: {count}{best}, {width}x{height}, {milliseconds:.0f} ms{written}")
+
+
+def _with_progress(pictures: list[Picture]) -> Iterator[Picture]:
+    """``pictures``, with a bar on stderr if they are many and someone is looking."""
+    if len(pictures) < MANY or not sys.stderr.isatty():
+        yield from pictures
+        return
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(pictures, "Detecting", console=Console(stderr=True), transient=True)
+
+
+def _naming(message: str, path: Path) -> str:
+    return message if str(path) in message else f"{path}: {message}"
