@@ -74,7 +74,7 @@ def _print_version(wanted: bool) -> None:
 def front_door(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Tell the version."),
     ] = False,
 ) -> None:
     """Detect faces and their landmarks; train, measure and export the detector."""

@@ -229,9 +229,18 @@ def _with_progress(pictures: list[Picture]) -> Iterator[Picture]:
         yield from pictures
         return
     from rich.console import Console
-    from rich.progress import track
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    yield from track(pictures, "Detecting", console=Console(stderr=True), transient=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(
+        "Detecting",
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # lines in a pipe stay in the pipe
+    )
+    with bar:
+        yield from bar.track(pictures)
 
 
 def _naming(message: str, path: Path) -> str:
