@@ -11,7 +11,7 @@
     HeadOutputs         logits [B, A, 2], box deltas [B, A, 4], landmark deltas [B, A, 10]
 
 Follows the public code that trained the published weights, its quirks included. At 64 channels it
-has 592,371 parameters.
+has 592,371 parameters; ``FeatherFaceV1.paper()`` is the paper's 0.49M.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ STAGE_CHANNELS = (64, 128, 256)
 
 
 class FeatherFaceV1(nn.Module):
-    """``out_channels`` is the width of neck, context and heads."""
+    """``out_channels`` is the width of neck, context and heads.
 
-    def __init__(self, out_channels: int = 64) -> None:
+    ``bottleneck`` keeps the convolutions after the channel shuffle, which the public weights have
+    and the paper's count does not.
+    """
+
+    def __init__(self, out_channels: int = 64, bottleneck: bool = True) -> None:
         super().__init__()
         self.backbone = MobileNetV1()
         self.backbone_attention = nn.ModuleList(CBAM(channels) for channels in STAGE_CHANNELS)
@@ -41,8 +45,13 @@ class FeatherFaceV1(nn.Module):
         )
         self.neck_attention = nn.ModuleList(CBAM(out_channels) for _ in STRIDES)
         self.context = nn.ModuleList(DeformableSSH(out_channels) for _ in STRIDES)
-        self.shuffle = nn.ModuleList(ShuffleBlock(out_channels) for _ in STRIDES)
+        self.shuffle = nn.ModuleList(ShuffleBlock(out_channels, bottleneck) for _ in STRIDES)
         self.heads = Heads(out_channels)
+
+    @classmethod
+    def paper(cls) -> FeatherFaceV1:
+        """The paper's 0.49M configuration: 52 channels and a bare channel shuffle, 488,664 parameters."""
+        return cls(out_channels=52, bottleneck=False)
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V2's."""
@@ -52,7 +61,8 @@ class FeatherFaceV1(nn.Module):
             levels = fusion(levels)
         neck = attend(self.neck_attention, levels)
         context = [
-            shuffle(ssh(x)) for ssh, shuffle, x in zip(self.context, self.shuffle, neck, strict=True)
+            shuffle(ssh(x))
+            for ssh, shuffle, x in zip(self.context, self.shuffle, neck, strict=True)
         ]
         return self.heads(context), FeatureMaps(backbone, neck, context)
 

@@ -41,24 +41,26 @@ class DeformableSSH(nn.Module):
 
 
 class ShuffleBlock(nn.Module):
-    """Channel shuffle in two groups, then a bottleneck: 1x1 to half, depthwise 3x3, 1x1 back."""
+    """Channel shuffle, then a bottleneck: 1x1 to half, depthwise 3x3, 1x1 back, ReLU."""
 
     order: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, bottleneck: bool = True) -> None:
         super().__init__()
         half = channels // 2
         # The public code splits into C/2 groups of two, the inverse of the usual shuffle.
         self.register_buffer("order", shuffle_order(channels, channels // 2), persistent=False)
-        self.bottleneck = nn.Sequential(
-            nn.Conv2d(channels, half, 1, bias=False),
-            nn.BatchNorm2d(half),
-            nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False),
-            nn.BatchNorm2d(half),
-            nn.Conv2d(half, channels, 1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        self.bottleneck: nn.Module = nn.Identity()
+        if bottleneck:
+            self.bottleneck = nn.Sequential(
+                nn.Conv2d(channels, half, 1, bias=False),
+                nn.BatchNorm2d(half),
+                nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False),
+                nn.BatchNorm2d(half),
+                nn.Conv2d(half, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bottleneck(x[:, self.order])
