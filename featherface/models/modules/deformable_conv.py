@@ -39,7 +39,9 @@ def deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tens
         x, grid.reshape(batch, taps * height, width, 2), align_corners=False
     ).reshape(batch, channels, taps, height * width)
     columns_matrix = (sampled * mask.reshape(batch, 1, taps, height * width)).flatten(1, 2)
-    return (weight.flatten(1) @ columns_matrix).reshape(batch, -1, height, width)
+    # A batched product of the expanded weight copies nothing; `@` would transpose the columns.
+    weights = weight.flatten(1).expand(batch, -1, -1)
+    return torch.bmm(weights, columns_matrix).reshape(batch, -1, height, width)
 
 
 class DeformableConv(nn.Module):
