@@ -62,8 +62,8 @@ class FaceDetector:
     looks at the original pixels, which finds smaller faces and takes longer. Either way the image
     is padded right and below, with black, to multiples of 32.
     ``score_threshold``: faces under it are dropped. ``nms_iou``: of two boxes that overlap more,
-    the lesser is dropped. ``providers``: of ONNX Runtime, by name, first choice first; None is the CPU.
-    ``threads``: for the network; None takes up to four.
+    the lesser is dropped. ``providers``: of ONNX Runtime, by name, first choice first; None is the
+    CPU. ``threads``: for the network; None takes up to four.
 
     A detector holds no state between calls; threads may share it. Raises ``WeightsError`` if the
     weights are missing, corrupt or of another model, ``ConfigError`` if a value is out of range.

@@ -38,6 +38,10 @@ class PilImage(Protocol):
     @property
     def size(self) -> tuple[int, int]: ...
 
+    def load(self) -> Any: ...
+
+    def getexif(self) -> Any: ...
+
     def convert(self, mode: str) -> Any: ...
 
 
@@ -222,7 +226,8 @@ def _from_pil(image: Any, max_pixels: int) -> ByteImage:
     width, height = image.size
     _check_size(width, height, "PIL image", max_pixels)
     try:
-        orientation = image.getexif().get(0x0112, 1) if hasattr(image, "getexif") else 1
+        image.load()  # turns TIFF upright, and then says so
+        orientation = image.getexif().get(0x0112, 1)
         if image.mode.startswith("I;16"):
             pixels = np.asarray(image).astype(np.uint16)
         elif image.mode == "I":  # 32 bits wide, but what PIL makes of a 16-bit grey PNG

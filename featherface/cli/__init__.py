@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -87,8 +86,4 @@ for _job in JOBS:
 
 def main() -> None:
     """Entry point of the ``featherface`` command."""
-    app(prog_name="featherface" if not sys.argv[0].endswith("featherface") else None)
-
-
-if __name__ == "__main__":
-    main()
+    app(prog_name="featherface")

@@ -1,0 +1,5 @@
+"""``python -m featherface`` is the ``featherface`` command."""
+
+from featherface.cli import main
+
+main()
