@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +33,8 @@ def non_maximum_suppression(
     if len(boxes) == 0:
         return np.empty(0, np.intp)
     corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
-    kept = cv2.dnn.NMSBoxes(
-        corner_and_size.astype(np.float64),
-        scores.astype(np.float32),
-        0.0,
-        iou_threshold,
-        1.0,
-        top_k,
-    )
+    # OpenCV's type stub asks for lists; arrays are what it reads fastest.
+    rectangles: Any = corner_and_size.astype(np.float64)
+    values: Any = scores.astype(np.float32)
+    kept = cv2.dnn.NMSBoxes(rectangles, values, 0.0, iou_threshold, 1.0, top_k)
     return np.asarray(kept, np.intp).reshape(-1)

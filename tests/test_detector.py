@@ -62,9 +62,7 @@ def test_suppression_and_order(detector: FaceDetector, paint_red: PaintRed) -> N
     assert 1 <= len(close) <= 4
 
 
-def test_list_of_mixed_sizes_equals_one_by_one(
-    detector: FaceDetector, paint_red: PaintRed
-) -> None:
+def test_list_of_mixed_sizes_equals_one_by_one(detector: FaceDetector, paint_red: PaintRed) -> None:
     images = [
         paint_red(96, 64, (8, 8, 8)),
         paint_red(200, 100, (80, 40, 8), (160, 72, 8)),

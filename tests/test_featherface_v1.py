@@ -118,9 +118,7 @@ def direct_loop(
                         + down * (1 - right) * at(b, top + 1, left)
                         + down * right * at(b, top + 1, left + 1)
                     )
-                    total = total + mask[b, tap, i, j] * (
-                        weight[:, :, tap // 3, tap % 3] @ value
-                    )
+                    total = total + mask[b, tap, i, j] * (weight[:, :, tap // 3, tap % 3] @ value)
                 out[b, :, i, j] = total
     return out
 

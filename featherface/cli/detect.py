@@ -88,9 +88,7 @@ def detect(
         int,
         typer.Option(min=0, help="Bring the long side to this many pixels; 0: original pixels."),
     ] = 640,
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Lowest score of a face.")
-    ] = 0.5,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
     nms: Annotated[
         float, typer.Option(min=0, max=1, help="Overlap (IoU) at which the lesser box goes.")
     ] = 0.4,

@@ -31,9 +31,9 @@ class Deployed(nn.Module):
 def export_onnx(model: FeatherFaceV2, path: Path) -> Path:
     """Write ``model`` to ``path``.
 
-    Input ``image`` float32 ``[B, 3, H, W]``, RGB 0..255, H and W multiples of 32. Outputs ``scores``
-    ``[B, A]``, ``box_deltas`` ``[B, A, 4]``, ``landmark_deltas`` ``[B, A, 10]``, anchors in the order of
-    ``featherface.anchors.make_anchors``.
+    Input ``image`` float32 ``[B, 3, H, W]``, RGB 0..255, H and W multiples of 32. Outputs
+    ``scores`` ``[B, A]``, ``box_deltas`` ``[B, A, 4]``, ``landmark_deltas`` ``[B, A, 10]``, anchors
+    in the order of ``featherface.anchors.make_anchors``.
     """
     temporary = path.with_name(path.name + ".partial")
     size = {0: "batch", 2: "height", 3: "width"}

@@ -31,7 +31,7 @@ class SeparableBlock(nn.Sequential):
 
 
 class MobileNetV1(nn.Module):
-    """Image ``[B, 3, H, W]`` to maps of 64, 128 and ``stage3_channels`` channels at strides 8, 16, 32."""
+    """Image ``[B, 3, H, W]`` to 64, 128, ``stage3_channels`` channels at strides 8, 16, 32."""
 
     def __init__(self, stage3_channels: int = 256, negative_slope: float = 0.1) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ class FeatherFaceV1(nn.Module):
 
     @classmethod
     def paper(cls) -> FeatherFaceV1:
-        """The paper's 0.49M configuration: 52 channels and a bare channel shuffle, 488,664 parameters."""
+        """The paper's 0.49M: 52 channels and a bare channel shuffle, 488,664 parameters."""
         return cls(out_channels=52, bottleneck=False)
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:

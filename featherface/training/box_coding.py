@@ -1,4 +1,4 @@
-"""Anchor coding and overlap in PyTorch: the differentiable twins of ``featherface.anchors`` and ``boxes``."""
+"""Anchor coding and overlap in PyTorch: twins of ``featherface.anchors`` and ``boxes``."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class ModelConfig(Section):
 
 
 class StartConfig(Section):
-    """Where the weights come from: ``weights`` (a V2 file), else ``v1``, else ``imagenet``, else chance."""
+    """First weights: ``weights`` (a V2 file), else ``v1``, else ``imagenet``, else chance."""
 
     weights: Path | None = None
     v1: Path | None = None
@@ -41,7 +41,7 @@ class StartConfig(Section):
 
 
 class DataConfig(Section):
-    """Shards to train on. ``sizes`` are (crop side, share) pairs; a batch has as many pixels at each."""
+    """What to train on. ``sizes`` are (crop side, share); a batch has as many pixels at each."""
 
     shards: Path = Path("data/train")
     layout: Literal["shards", "wider"] = "shards"

@@ -30,12 +30,13 @@ class FeatureAdapters(nn.Module):
 
     def __init__(self, student_channels: list[int], teacher_channels: list[int]) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(
+        convolutions = [
             nn.Conv2d(s, t, 1) for s, t in zip(student_channels, teacher_channels, strict=True)
-        )
-        for convolution in self.convolutions:
+        ]
+        for convolution in convolutions:
             nn.init.dirac_(convolution.weight)
-            nn.init.zeros_(convolution.bias)
+            convolution.bias = nn.Parameter(torch.zeros(convolution.out_channels))
+        self.convolutions = nn.ModuleList(convolutions)
 
     def forward(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Mean squared difference of the normalised maps, averaged over the pairs."""
@@ -54,14 +55,14 @@ def normalise(x: Tensor) -> Tensor:
 
 
 def compared_maps(maps: FeatureMaps) -> list[Tensor]:
-    """The maps that both nets have at strides 8, 16, 32: backbone, neck, and what the heads read."""
+    """What both nets have at strides 8, 16, 32: backbone, neck, and what the heads read."""
     return [*maps.backbone, *maps.neck, *maps.context]
 
 
 def output_losses(
     student: HeadOutputs, teacher: HeadOutputs, anchors: Tensor, config: DistillationConfig
 ) -> dict[str, Tensor]:
-    """Scalars ``teacher_logits``, ``teacher_boxes`` and ``teacher_landmarks``, weighted by ``config``.
+    """Weighted scalars ``teacher_logits``, ``teacher_boxes`` and ``teacher_landmarks``.
 
     Boxes and landmarks count where the teacher sees a face, by how sure it is.
     """

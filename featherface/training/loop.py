@@ -4,8 +4,8 @@
     featherface distill --config configs/v2_distill.yaml
     featherface distill --config configs/v2_distill.yaml --devices 4     # DDP on four GPUs
 
-A run writes ``runs/NAME``: ``last.ckpt`` every few minutes, ``log.csv``, TensorBoard, and at the end
-``model.safetensors`` (the moving average). The same command goes on where a killed run stopped.
+A run writes ``runs/NAME``: ``last.ckpt`` every few minutes, ``log.csv``, TensorBoard, and at the
+end ``model.safetensors`` (the moving average). The same command goes on where a killed run stopped.
 """
 
 from __future__ import annotations
@@ -27,10 +27,12 @@ from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, TrainingError
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import HeadOutputs
+from featherface.models.pretrained import load_v1
 from featherface.models.weight_files import load_weights, save_weights
-from featherface.training.batches import SizedSampler, make_loader, total_batches
+from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.distillation import (
@@ -51,7 +53,7 @@ class Learner(nn.Module):
     """The student with what only training needs: adapters, and the losses of one batch."""
 
     def __init__(
-        self, student: FeatherFaceV2, config: RunConfig, teacher: nn.Module | None
+        self, student: FeatherFaceV2, config: RunConfig, teacher: FeatherFaceV1 | None
     ) -> None:
         super().__init__()
         self.student, self.config = student, config
@@ -128,8 +130,6 @@ def train(
     student = build_student(config)
     teacher = None
     if config.distillation.teacher is not None:
-        from featherface.models.pretrained import load_v1
-
         teacher = load_v1(config.distillation.teacher).eval().requires_grad_(False)
     freeze(student, config.start.frozen_blocks)
     learner = Learner(student, config, teacher)
@@ -241,7 +241,7 @@ def open_photos(config: RunConfig) -> Any:
 
 def freeze(student: FeatherFaceV2, blocks: int) -> None:
     """Keep the first blocks as they are: the largest maps cost the most and change the least."""
-    for block in student.backbone.stage1[:blocks]:
+    for block in list(student.backbone.stage1)[:blocks]:
         block.eval().requires_grad_(False)
 
 
@@ -260,11 +260,10 @@ def moving_average(student: nn.Module, decay: float) -> AveragedModel:
 def make_optimiser(learner: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """AdamW; biases and normalisations do not decay."""
     parameters = [p for p in learner.parameters() if p.requires_grad]
+    decaying: dict[str, Any] = {"params": [p for p in parameters if p.ndim > 1]}
+    others: dict[str, Any] = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
     return torch.optim.AdamW(
-        [
-            {"params": [p for p in parameters if p.ndim > 1]},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ],
+        [decaying, others],
         lr=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
     )
@@ -286,7 +285,7 @@ def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[s
 
 
 def guard(
-    loss: Tensor, values: dict[str, float], step: int, sampler: SizedSampler, config: RunConfig
+    loss: Tensor, values: dict[str, float], step: int, sampler: Any, config: RunConfig
 ) -> None:
     """Stop on a loss that is not a number, and say which batch made it."""
     if torch.isfinite(loss):

@@ -75,7 +75,7 @@ def match_batch(
 def label_losses(
     outputs: HeadOutputs, anchors: Tensor, targets: Targets, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Weighted scalars ``class``, ``box`` and ``landmarks``; their sum is the loss of the labels."""
+    """Weighted scalars ``class``, ``box`` and ``landmarks``; they add up to the loss."""
     face = targets.face
     positives = face.sum().clamp_min(1).to(outputs.logits.dtype)
     place = anchors.expand(*face.shape, 4)[face]

@@ -45,7 +45,7 @@ def match_dynamic(
     candidates: int = 10,
     box_weight: float = 3.0,
 ) -> Tensor:
-    """Dynamic top-k in the manner of SimOTA (YOLOX, Ge et al., 2021): faces pick their cheapest anchors.
+    """Dynamic top-k after SimOTA (YOLOX, Ge et al., 2021): faces pick their cheapest anchors.
 
     An anchor may answer for a face when its centre lies within ``radius`` cells of the face's
     centre and its size is within a factor of four. The cost is cross entropy plus ``box_weight``

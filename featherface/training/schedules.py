@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 
 def learning_rate(progress: float, peak: float, warmup: float, final_rate: float) -> float:
-    """Linear from a tenth to ``peak`` over the share ``warmup``, then a cosine to ``final_rate * peak``."""
+    """Linear from a tenth to ``peak`` over ``warmup``, then a cosine to ``final_rate * peak``."""
     if progress < warmup:
         return peak * (0.1 + 0.9 * progress / warmup)
     along = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)
@@ -20,7 +21,7 @@ def term_weights(
     points = sorted(schedule)
     if progress <= points[0][0]:
         return points[0][1:]
-    for (start, *before), (end, *after) in zip(points, points[1:], strict=False):
+    for (start, *before), (end, *after) in pairwise(points):
         if progress <= end:
             along = (progress - start) / max(end - start, 1e-9)
             features, outputs, labels = (

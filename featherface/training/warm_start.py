@@ -10,6 +10,7 @@ Reads the public code's names (``featherface_v1_wider.safetensors``).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -127,10 +128,12 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
         weight = state[f"{name}.0.conv.weight"]
         if level == 5 and kept is not None:
             weight = weight[:, kept]
-        if lateral[0].weight.shape != weight.shape:
+        parts: list[Any] = list(lateral.children())
+        convolution, norm = parts
+        if convolution.weight.shape != weight.shape:
             return
-        lateral[0].weight.copy_(weight)
-        copy_norm(lateral[1], state, f"{name}.1", None, state[f"{name}.0.conv.bias"])
+        convolution.weight.copy_(weight)
+        copy_norm(norm, state, f"{name}.1", None, state[f"{name}.0.conv.bias"])
     sources = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}.get(len(model.fusions), (0,))
     for fusion, source in zip(model.fusions, sources, strict=False):
         for ours, theirs in NODES.items():
@@ -171,7 +174,7 @@ def copy_norm(
 
 
 def layer_names(state: State, prefix: str) -> list[str]:
-    """Names of the convolutions under ``prefix`` in order: ``stage1.0.0``, ``stage1.1.0``, ``stage1.1.3``..."""
+    """The convolutions under ``prefix`` in order: ``stage1.0.0``, ``stage1.1.0``, and so on."""
     names = {
         key.removesuffix(".weight")
         for key, tensor in state.items()

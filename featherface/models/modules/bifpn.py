@@ -1,4 +1,4 @@
-"""BiFPN: weighted fusion of three levels, top-down and bottom-up (EfficientDet, Tan et al., CVPR 2020)."""
+"""BiFPN: weighted fusion of three levels, both ways (EfficientDet, Tan et al., CVPR 2020)."""
 
 from __future__ import annotations
 

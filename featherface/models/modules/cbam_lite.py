@@ -1,4 +1,4 @@
-"""CBAM-lite ("CBAM++"): channel and spatial attention that read the map once each and cost next to nothing.
+"""CBAM-lite ("CBAM++"): channel and spatial attention that cost next to nothing.
 
 V1's CBAM (Woo et al., ECCV 2018) spends a two-layer perceptron on the channels, twice, and a 7x7
 convolution on maximum and mean over all channels. Here the channel gate is a short convolution

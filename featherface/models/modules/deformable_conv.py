@@ -1,4 +1,4 @@
-"""Deformable convolution v2 in plain PyTorch (Zhu et al., CVPR 2019), as V1's context modules use it.
+"""Deformable convolution v2 in plain PyTorch (Zhu et al., CVPR 2019), for V1's context.
 
 Each of the nine taps reads the map at its place plus a learned offset, bilinearly, zero outside,
 times a learned mask; the taps then meet in one matrix product.
@@ -45,7 +45,7 @@ def deformable_convolution(x: Tensor, offset: Tensor, mask: Tensor, weight: Tens
 
 
 class DeformableConv(nn.Module):
-    """3x3 deformable convolution ``[B, C, H, W]`` to ``[B, O, H, W]`` that predicts its own offsets."""
+    """3x3 deformable convolution to ``[B, O, H, W]`` that predicts its own offsets."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

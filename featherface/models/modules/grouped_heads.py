@@ -27,18 +27,17 @@ class GroupedHeads(nn.Module):
     def __init__(self, channels: int, groups: int = 2, face_prior: float = 0.01) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        mix = ShuffledPointwise(channels, channels, groups)
-        self.tower = nn.ModuleList(ShuffledPointwise(channels, channels, groups) for _ in STRIDES)
-        for level in self.tower:
-            level.conv = mix.conv  # one set of weights, a batch normalisation a level
-        self.predictors = nn.ModuleList(
-            nn.Conv2d(channels, ANCHORS_PER_CELL * sum(VALUES), 1) for _ in STRIDES
-        )
-        for predictor in self.predictors:
+        levels = [ShuffledPointwise(channels, channels, groups) for _ in STRIDES]
+        for level in levels[1:]:
+            level.conv = levels[0].conv  # one set of weights, a batch normalisation a level
+        self.tower = nn.ModuleList(levels)
+        predictors = [nn.Conv2d(channels, ANCHORS_PER_CELL * sum(VALUES), 1) for _ in STRIDES]
+        for predictor in predictors:
+            start = torch.zeros(predictor.out_channels)
+            start[:ANCHORS_PER_CELL] = -math.log(1 / face_prior - 1)
+            predictor.bias = nn.Parameter(start)
             nn.init.normal_(predictor.weight, std=0.01)
-            nn.init.zeros_(predictor.bias)
-            with torch.no_grad():
-                predictor.bias[:ANCHORS_PER_CELL] = -math.log(1 / face_prior - 1)
+        self.predictors = nn.ModuleList(predictors)
 
     def towers(self, levels: list[Tensor]) -> list[Tensor]:
         """The maps that the predictors read, ``[B, C, H/s, W/s]`` a level."""

@@ -11,7 +11,7 @@ from featherface.models.outputs import HeadOutputs
 
 
 class Heads(nn.Module):
-    """Maps at strides 8, 16, 32 to ``HeadOutputs`` with two logits an anchor, background and face."""
+    """Maps at strides 8, 16, 32 to ``HeadOutputs``; two logits an anchor, background and face."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,8 +1,9 @@
-"""Light BiFPN: top-down and bottom-up fusion of three levels by plain sums (EfficientDet, Tan et al., CVPR 2020).
+"""Light BiFPN: top-down and bottom-up fusion of three levels by plain sums.
 
-V1's BiFPN weighs each edge and passes the sum through swish. The weights of an edge are a factor
-that the batch normalisation before it can learn as well, and swish costs two passes over the map,
-so both go: a node is ReLU, depthwise 3x3, pointwise 1x1, batch normalisation.
+V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) weighs each edge and passes the sum through swish.
+The weight of an edge is a factor that the batch normalisation before it can learn as well, and
+swish costs two passes over the map, so both go: a node is ReLU, depthwise 3x3, pointwise 1x1, batch
+normalisation.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class FusionNode(nn.Module):
 
 
 class LightBiFPN(nn.Module):
-    """One top-down and bottom-up pass over the levels at strides 8, 16 and 32, all ``C`` channels."""
+    """One top-down and bottom-up pass over strides 8, 16 and 32, all of ``C`` channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""V1's context module: SSH (Najibi et al., ICCV 2017) of deformable convolutions, then a shuffle block."""
+"""V1's context: SSH (Najibi et al., ICCV 2017) of deformable convolutions, a shuffle block."""
 
 from __future__ import annotations
 
