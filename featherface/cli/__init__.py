@@ -15,7 +15,16 @@ from typer.core import TyperGroup
 
 from featherface.errors import FeatherFaceError, MissingExtraError
 
-JOBS: tuple[str, ...] = ("detect", "demo", "data", "evaluate", "train", "export")
+JOBS: tuple[str, ...] = (
+    "detect",
+    "demo",
+    "data",
+    "evaluate",
+    "train",
+    "export",
+    "diagram",
+    "results_table",
+)
 
 
 class FrontDoor(TyperGroup):
