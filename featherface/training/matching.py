@@ -66,8 +66,10 @@ def match_dynamic(
     # Two sizes a stride: 16 and 32 pixels stand on stride 8, so a stride is the larger over four.
     octave = torch.log2(anchors[:, 2] / 16).floor()
     stride = 8 * 2.0 ** torch.div(octave, 2, rounding_mode="floor")
-    offsets = (centres[:, None] - anchors[None, :, :2]).abs().amax(2) / stride[None]
-    ratio = (sizes[:, None] / anchors[None, :, 2]).clamp_min(1e-6).log2().abs()
+    across = (centres[:, None, 0] - anchors[None, :, 0]).abs()
+    down = (centres[:, None, 1] - anchors[None, :, 1]).abs()
+    offsets = torch.maximum(across, down) / stride[None]
+    ratio = (sizes.log2()[:, None] - anchors[None, :, 2].log2()).abs()
     # A face smaller than a quarter of the smallest anchor still may take the smallest.
     smallest = anchors[None, :, 2] <= 16
     allowed = (offsets <= radius) & ((ratio <= 2.0) | (smallest & (sizes[:, None] < 16)))
@@ -83,8 +85,9 @@ def match_dynamic(
     top = torch.where(allowed, iou, 0).topk(min(candidates, len(used)), dim=1).values
     wanted = top.sum(1).round().long().clamp_min(1)
     wanted = torch.minimum(wanted, allowed.sum(1))
-    ranks = cost.argsort(1).argsort(1)
-    chosen = (ranks < wanted[:, None]) & allowed
+    cheap = cost.topk(min(candidates, len(used)), dim=1, largest=False).indices
+    taken = torch.arange(cheap.shape[1], device=cost.device) < wanted[:, None]
+    chosen = torch.zeros_like(allowed).scatter_(1, cheap, taken) & allowed
     cheapest = torch.where(chosen, cost, torch.inf).min(0)
     winners = torch.isfinite(cheapest.values)
     matched[used[winners]] = cheapest.indices[winners]
