@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 
 OPSET = 17
@@ -19,7 +20,7 @@ OUTPUTS = ("scores", "box_deltas", "landmark_deltas")
 class Deployed(nn.Module):
     """The folded model with probabilities for logits; what the ONNX file computes."""
 
-    def __init__(self, model: FeatherFaceV2) -> None:
+    def __init__(self, model: FeatherFaceV2 | BaselineV1) -> None:
         super().__init__()
         self.model = model.deployed()
 
@@ -28,7 +29,7 @@ class Deployed(nn.Module):
         return outputs.logits.sigmoid(), outputs.box_deltas, outputs.landmark_deltas
 
 
-def export_onnx(model: FeatherFaceV2, path: Path) -> Path:
+def export_onnx(model: FeatherFaceV2 | BaselineV1, path: Path) -> Path:
     """Write ``model`` to ``path``.
 
     Input ``image`` float32 ``[B, 3, H, W]``, RGB 0..255, H and W multiples of 32. Outputs
@@ -52,7 +53,7 @@ def export_onnx(model: FeatherFaceV2, path: Path) -> Path:
     graph = onnx.load(temporary)
     graph.producer_name = "featherface"
     for key, value in {
-        "model": "FeatherFaceV2",
+        "model": type(model).__name__,
         "parameters": str(parameter_count(model)),
         "input": "RGB, 0..255",
     }.items():

@@ -27,6 +27,7 @@ from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, TrainingError
+from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import HeadOutputs
@@ -53,7 +54,10 @@ class Learner(nn.Module):
     """The student with what only training needs: adapters, and the losses of one batch."""
 
     def __init__(
-        self, student: FeatherFaceV2, config: RunConfig, teacher: FeatherFaceV1 | None
+        self,
+        student: FeatherFaceV2 | BaselineV1,
+        config: RunConfig,
+        teacher: FeatherFaceV1 | None,
     ) -> None:
         super().__init__()
         self.student, self.config = student, config
@@ -112,8 +116,11 @@ def train(
     accelerator: str = "auto",
     resume: bool = True,
     report: Callable[[str], None] = print,
+    student: FeatherFaceV2 | BaselineV1 | None = None,
 ) -> Path:
     """Run ``config`` to its end and return the weight file.
+
+    ``student`` is trained in place of the model that the configuration describes.
 
     Raises:
         ConfigError, DataError, WeightsError: something to read is missing or wrong.
@@ -127,7 +134,7 @@ def train(
     )
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
-    student = build_student(config)
+    student = student if student is not None else build_student(config)
     teacher = None
     if config.distillation.teacher is not None:
         teacher = load_v1(config.distillation.teacher).eval().requires_grad_(False)
@@ -203,7 +210,7 @@ def train(
                 saved = time.monotonic()
     weights = config.folder / "model.safetensors"
     if fabric.is_global_zero:
-        save_weights(average.module, weights, describe(config, steps))
+        save_weights(average.module, weights, describe(student, config, steps))
     fabric.barrier()
     return weights
 
@@ -239,7 +246,7 @@ def open_photos(config: RunConfig) -> Any:
     return PhotoStore(config.data.shards, config.data.cache)
 
 
-def freeze(student: FeatherFaceV2, blocks: int) -> None:
+def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
     """Keep the first blocks as they are: the largest maps cost the most and change the least."""
     for block in list(student.backbone.stage1)[:blocks]:
         block.eval().requires_grad_(False)
@@ -313,11 +320,11 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     )
 
 
-def describe(config: RunConfig, steps: int) -> dict[str, str]:
+def describe(student: nn.Module, config: RunConfig, steps: int) -> dict[str, str]:
     """What a weight file says of itself."""
     model = copy.deepcopy(config.model)
     return {
-        "model": "FeatherFaceV2",
+        "model": type(student).__name__,
         "arguments": model.model_dump_json(),
         "run": config.name,
         "config": config.fingerprint(),

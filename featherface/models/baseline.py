@@ -1,0 +1,31 @@
+"""V1 with V2's inputs and outputs, so that one loop trains both and one detector runs both.
+
+image [B, 3, H, W]  RGB, 0..255, as V2 takes it
+logits [B, A]       face minus background: their sigmoid is V1's softmax
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import Tensor
+
+from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.outputs import FeatureMaps, HeadOutputs
+
+CHANNEL_MEANS = (104.0, 117.0, 123.0)  # blue, green, red
+
+
+class BaselineV1(FeatherFaceV1):
+    """``FeatherFaceV1``, weights and names alike, behind V2's door."""
+
+    def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
+        """As V2's: one logit an anchor, and V1's maps."""
+        means = image.new_tensor(CHANNEL_MEANS)[None, :, None, None]
+        outputs, maps = super().forward_with_features(image.flip(1) - means)
+        margin = outputs.logits[..., 1] - outputs.logits[..., 0]
+        return HeadOutputs(margin, outputs.box_deltas, outputs.landmark_deltas), maps
+
+    def deployed(self) -> BaselineV1:
+        """A copy in evaluation mode; there is nothing to fold."""
+        return copy.deepcopy(self).eval()
