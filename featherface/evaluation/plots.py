@@ -1,14 +1,17 @@
-"""The two plots of a folder evaluation: precision against recall, and recall by face size."""
+"""Precision against recall, and recall by face size."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from featherface.errors import MissingExtraError
 from featherface.evaluation.labelled_folder import FolderResult
+from featherface.evaluation.wider_face import WiderResult
+from featherface.evaluation.wider_ground_truth import DIFFICULTIES
 
 COLOUR, LIGHT = "#1f5f8b", "#a9c9df"
 
@@ -47,18 +50,34 @@ def recall_by_size_plot(result: FolderResult) -> bytes:
     return _png(figure)
 
 
-def _figure() -> tuple[Any, Any]:
+def wider_curves_figure(results: Mapping[str, WiderResult]) -> Any:
+    """A figure of precision against recall for easy, medium and hard, one line a detector."""
+    figure, _ = _figure(columns=len(DIFFICULTIES), width=11.5, height=3.9)
+    for axes, difficulty in zip(figure.axes, DIFFICULTIES, strict=True):
+        for name, result in results.items():
+            curve = result.curves[difficulty]
+            label = f"{name}: {100 * result.as_dict()[difficulty]:.1f}"
+            axes.plot(curve.recall, curve.precision, label=label)
+        faces = next(iter(results.values())).curves[difficulty].faces
+        axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02), title=f"{difficulty}, {faces} faces")
+        axes.legend(frameon=False, loc="lower left", title="AP, %", alignment="left")
+    figure.axes[0].set_ylabel("precision")
+    return figure
+
+
+def _figure(columns: int = 1, width: float = 7.0, height: float = 4.4) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError(
             "Plots need Matplotlib: pip install 'featherface[evaluate]'"
         ) from None
-    figure = Figure(figsize=(7.0, 4.4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    axes.grid(alpha=0.3)
-    axes.set_axisbelow(True)
-    return figure, axes
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    for column in range(columns):
+        axes = figure.add_subplot(1, columns, column + 1)
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    return figure, figure.axes[0]
 
 
 def _png(figure: Any) -> bytes:
