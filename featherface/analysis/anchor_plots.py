@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featherface.analysis.figures import COLOURS, SOFT, V1_COLOUR, V2_COLOUR, new_figure
 from featherface.anchors import ANCHOR_SIZES, STRIDES, make_anchors
 from featherface.boxes import box_iou
+from featherface.data.augmentation import FACE_SCORE
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.images import padded_size
 from featherface.training.matching import BACKGROUND, match_retinaface
@@ -25,7 +26,8 @@ def anchors_of(image: NDArray[np.uint8]) -> NDArray[np.float32]:
 def matching_plot(photo: LabelledPhoto) -> Figure:
     """The photo with every anchor that RetinaFace's matching gives to a face, stride by stride."""
     anchors = anchors_of(photo.image)
-    matched = match_retinaface(torch.tensor(anchors), torch.tensor(photo.boxes)).numpy()
+    boxes = photo.boxes[photo.scores >= FACE_SCORE]
+    matched = match_retinaface(torch.tensor(anchors), torch.tensor(boxes)).numpy()
     figure, axes = new_figure(1, 3, 11.0, 4.2)
     for plot, stride, sizes, colour in zip(axes[0], STRIDES, ANCHOR_SIZES, COLOURS, strict=False):
         plot.imshow(photo.image)
@@ -34,7 +36,7 @@ def matching_plot(photo: LabelledPhoto) -> Figure:
         for x, y, width, height in anchors[chosen]:
             corner = (x - width / 2, y - height / 2)
             plot.add_patch(Rectangle(corner, width, height, fill=False, ec=colour, lw=0.9))
-        for box in photo.boxes:
+        for box in boxes:
             corner, extent = box[:2], box[2:] - box[:2]
             plot.add_patch(Rectangle(tuple(corner), *extent, fill=False, ec="white", lw=1.4))
         names = " and ".join(str(size) for size in sizes)

@@ -28,7 +28,7 @@ def to_tensor(image: Image) -> Tensor:
     height, width = image.shape[:2]
     padded_width, padded_height = padded_size(width, height)
     x = torch.zeros(1, 3, padded_height, padded_width)
-    x[0, :, :height, :width] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    x[0, :, :height, :width] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     return x
 
 

@@ -24,8 +24,10 @@ FOUND, WRONG = (80, 190, 80), (230, 60, 60)
 def photo_grid(photos: Sequence[LabelledPhoto], columns: int = 4) -> Figure:
     """Labelled photos: faces green, doubtful ones orange, landmarks blue."""
     drawn = [draw_labels(photo) for photo in photos]
+    counts = [int((photo.scores >= FACE_SCORE).sum()) for photo in photos]
     titles = [
-        f"{photo.source} · {int((photo.scores >= FACE_SCORE).sum())} faces" for photo in photos
+        f"{photo.source} · {count} face{'s' * (count != 1)}"
+        for photo, count in zip(photos, counts, strict=True)
     ]
     return picture_grid(drawn, titles, columns)
 
@@ -67,6 +69,17 @@ def varied_photos(photos: Photos, count: int) -> list[LabelledPhoto]:
                 chosen.append(photo)
         step += 1
     return chosen
+
+
+def widest_range(photos: Sequence[LabelledPhoto]) -> LabelledPhoto:
+    """The photo whose largest face exceeds its smallest by the largest factor."""
+
+    def ratio(photo: LabelledPhoto) -> float:
+        sure = photo.boxes[photo.scores >= FACE_SCORE]
+        areas = (sure[:, 2:] - sure[:, :2]).prod(1)
+        return float(areas.max() / areas.min()) if len(areas) else 0.0
+
+    return max(photos, key=ratio)
 
 
 def face_sizes_by_source(photos: Photos, at_most: int = 3000) -> dict[str, NDArray[np.float32]]:

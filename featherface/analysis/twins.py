@@ -38,7 +38,7 @@ class Twin:
             "part": self.name,
             "V1 parameters": f"{first:,}",
             "V2 parameters": f"{second:,}",
-            "fewer": f"{100 * (1 - second / first):.0f} %",
+            "change": f"{100 * (second / first - 1):+.0f} %",
             "V1 MMACs": f"{work_first / 1e6:,.1f}",
             "V2 MMACs": f"{work_second / 1e6:,.1f}",
         }
@@ -75,7 +75,7 @@ def compare_twins(v1: BaselineV1, v2: FeatherFaceV2, image: Image, side: int = 6
     first, second = maps_of(v1, image), maps_of(v2, image)
     parts = (
         (
-            "attention of the neck",
+            "neck's attention",
             list(v1.neck_attention),
             list(v2.attention),
             (first.neck[0], second.neck[0]),
@@ -96,33 +96,40 @@ def compare_twins(v1: BaselineV1, v2: FeatherFaceV2, image: Image, side: int = 6
         )
         for name, ours, theirs, outputs in parts
     ]
-    fusions = (_fusions(v1, side), _fusions(v2, side))
-    twins.insert(0, Twin("laterals and fusion", *zip(*fusions, strict=True), None))  # type: ignore[arg-type]
+    fused_first, fused_second = _fusions(v1, side), _fusions(v2, side)
+    twins.insert(0, _twin("laterals and fusion", fused_first, fused_second))
     heads = [(_parameters([m.heads]), multiply_adds(m.heads, maps)) for m in (v1, v2)]
-    twins.append(Twin("heads", *zip(*heads, strict=True), None))  # type: ignore[arg-type]
+    twins.append(_twin("heads", *heads))
     return twins
 
 
-def twin_plot(twins: list[Twin], image: Image) -> Figure:
-    """Bars of parameters and work; below, the outputs at stride 8 where there are any."""
-    shown = [twin for twin in twins if twin.outputs is not None]
-    figure, axes = new_figure(1 + len(shown), 3, 11.0, 3.2 * (1 + len(shown)))
+def twin_cost_plot(twins: list[Twin]) -> Figure:
+    """Bars of parameters and of work, V1 above V2."""
+    figure, axes = new_figure(1, 2, 10.5, 3.2, sharey=True)
     names = [twin.name for twin in twins]
-    for plot, pick, label in (
-        (axes[0, 0], lambda twin: twin.parameters, "thousand parameters"),
-        (axes[0, 1], lambda twin: twin.multiply_adds, "million multiply-adds at 640x640"),
+    for plot, values, label in (
+        (axes[0, 0], [[n / 1e3 for n in t.parameters] for t in twins], "thousand parameters"),
+        (
+            axes[0, 1],
+            [[n / 1e6 for n in t.multiply_adds] for t in twins],
+            "million multiply-adds at 640x640",
+        ),
     ):
-        scale = 1e3 if plot is axes[0, 0] else 1e6
         for version, (colour, name) in enumerate(((V1_COLOUR, "V1"), (V2_COLOUR, "V2"))):
             places = [place + 0.38 * (version - 0.5) for place in range(len(twins))]
-            plot.barh(places, [pick(t)[version] / scale for t in twins], 0.36, color=colour,
-                      label=name)  # fmt: skip
-        plot.set_yticks(range(len(twins)), names)
-        plot.invert_yaxis()
+            plot.barh(places, [v[version] for v in values], 0.36, color=colour, label=name)
         plot.set_xlabel(label)
-        plot.legend(frameon=False)
-    axes[0, 2].axis("off")
-    for row, twin in zip(axes[1:], shown, strict=True):
+    axes[0, 0].set_yticks(range(len(twins)), names)
+    axes[0, 0].invert_yaxis()
+    axes[0, 1].legend(frameon=False, loc="upper right")
+    return figure
+
+
+def twin_output_plot(twins: list[Twin], image: Image) -> Figure:
+    """The outputs at stride 8 of those twins that can be compared, beside the photo."""
+    shown = [twin for twin in twins if twin.outputs is not None]
+    figure, axes = new_figure(len(shown), 3, 8.6, 3.0 * len(shown))
+    for row, twin in zip(axes, shown, strict=True):
         for plot in row:
             plot.axis("off")
         row[0].imshow(image)
@@ -132,6 +139,11 @@ def twin_plot(twins: list[Twin], image: Image) -> Figure:
             plot.imshow(energy(output)[:height, :width], cmap=HEAT)
             plot.set_title(f"{name}, stride 8", fontsize=10, color=SOFT)
     return figure
+
+
+def _twin(name: str, first: tuple[int, int], second: tuple[int, int]) -> Twin:
+    """From (parameters, multiply-adds) of V1 and of V2."""
+    return Twin(name, (first[0], second[0]), (first[1], second[1]), None)
 
 
 def _parameters(modules: list[Any]) -> int:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from featherface.errors import WeightsError
+from featherface.models.backbone import MobileNetV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.weight_files import first_line
 
@@ -93,3 +94,19 @@ def load_v1(path: Path) -> FeatherFaceV1:
         detail = str(error).splitlines()[1].strip()
         raise WeightsError(f"{path}: not all of FeatherFace V1's weights ({detail})") from None
     return model.eval()
+
+
+def load_imagenet_backbone(backbone: MobileNetV1, path: Path) -> None:
+    """Fill V1's ``backbone`` from a MobileNetV1 x0.25 classifier (safetensors), in place.
+
+    Raises:
+        WeightsError: missing or corrupt file, or one of another network.
+    """
+    try:
+        tensors = load_file(path)
+        state = {name: tensor for name, tensor in tensors.items() if name.startswith("stage")}
+        backbone.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise WeightsError(
+            f"{path}: no MobileNetV1 x0.25 of ImageNet in it ({first_line(error)})"
+        ) from None
