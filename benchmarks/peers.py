@@ -47,6 +47,7 @@ class Peer:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # old files warn about every initialiser
         self.session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.input_name = self.session.get_inputs()[0].name
         self.output_names = [output.name for output in self.session.get_outputs()]
@@ -129,6 +130,53 @@ class Scrfd(Peer):
         return _join(parts)
 
 
+class CenterFace(Peer):
+    """CenterFace (Xu et al., Scientific Programming 2020): a heat map of centres at stride 4."""
+
+    nms_iou = 0.3
+    stride = 4
+
+    def prepare(self, image: Image) -> Floats:
+        height, width = image.shape[:2]
+        size = (width + -width % 32, height + -height % 32)
+        return _to_blob(_stretch(image, size).astype(np.float32))
+
+    def decode(
+        self, outputs: dict[str, Floats], size: tuple[int, ...], padded: tuple[int, ...]
+    ) -> PeerFaces:
+        heat, sizes, offsets, points = (array[0] for array in outputs.values())
+        rows, columns = np.nonzero(heat[0] > self.score_threshold)
+        # Each pair of channels is (y, x).
+        sides = np.exp(sizes[::-1, rows, columns].T) * self.stride
+        cells = np.stack([columns, rows], axis=1).astype(np.float32)
+        centres = (cells + offsets[::-1, rows, columns].T + np.float32(0.5)) * self.stride
+        corners = centres - sides / 2
+        scale = np.array([size[1] / padded[1], size[0] / padded[0]], np.float32)
+        fractions = points[:, rows, columns].T.reshape(-1, 5, 2)[:, :, ::-1]
+        landmarks = (corners[:, None] + fractions * sides[:, None]) * scale
+        boxes = np.concatenate([corners * scale, (corners + sides) * scale], axis=1)
+        return PeerFaces(boxes, heat[0, rows, columns], landmarks)
+
+
+class UltraLight(Peer):
+    """Ultra-Light-Fast-Generic-Face-Detector RFB-640: every image is stretched to 640x480."""
+
+    nms_iou = 0.3
+    network_size = (640, 480)
+
+    def prepare(self, image: Image) -> Floats:
+        stretched = _stretch(image, self.network_size).astype(np.float32)
+        return _to_blob((stretched - np.float32(127)) / np.float32(128))
+
+    def decode(
+        self, outputs: dict[str, Floats], size: tuple[int, ...], padded: tuple[int, ...]
+    ) -> PeerFaces:
+        scores = outputs["scores"][0, :, 1]
+        kept = np.flatnonzero(scores > self.score_threshold)
+        scale = np.array([size[1], size[0]] * 2, np.float32)
+        return PeerFaces(outputs["boxes"][0, kept] * scale, scores[kept], None)
+
+
 def _cells(padded: tuple[int, ...], stride: int) -> Floats:
     rows, columns = np.mgrid[0 : padded[0] // stride, 0 : padded[1] // stride]
     return np.stack([columns, rows], axis=-1).reshape(-1, 2).astype(np.float32)
@@ -143,6 +191,11 @@ def _pad(image: Image, multiple: int) -> Image:
         ),
         np.uint8,
     )
+
+
+def _stretch(image: Image, size: tuple[int, int]) -> Image:
+    """To ``size`` = (width, height), bilinear."""
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _to_blob(pixels: Floats) -> Floats:
@@ -167,4 +220,6 @@ PEERS: dict[str, Callable[..., Peer]] = {
     "yunet_n": YuNet,
     "scrfd_500m": Scrfd,
     "scrfd_2.5g": Scrfd,
+    "centerface": CenterFace,
+    "ultralight_rfb_640": UltraLight,
 }

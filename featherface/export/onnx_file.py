@@ -29,7 +29,7 @@ class Deployed(nn.Module):
         return outputs.logits.sigmoid(), outputs.box_deltas, outputs.landmark_deltas
 
 
-def export_onnx(model: FeatherFaceV2 | BaselineV1, path: Path) -> Path:
+def export_onnx(model: FeatherFaceV2 | BaselineV1, path: Path, opset: int = OPSET) -> Path:
     """Write ``model`` to ``path``.
 
     Input ``image`` float32 ``[B, 3, H, W]``, RGB 0..255, H and W multiples of 32. Outputs
@@ -47,7 +47,7 @@ def export_onnx(model: FeatherFaceV2 | BaselineV1, path: Path) -> Path:
             input_names=["image"],
             output_names=list(OUTPUTS),
             dynamic_axes={"image": size} | {name: {0: "batch", 1: "anchors"} for name in OUTPUTS},
-            opset_version=OPSET,
+            opset_version=opset,
             dynamo=False,
         )
     graph = onnx.load(temporary)
