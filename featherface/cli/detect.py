@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import csv
-import glob
 import io
 import json
-import sys
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featherface.errors import FeatherFaceError, ImageError
+from featherface.cli.inputs import Picture, find_files, naming, target_names, with_progress
+from featherface.errors import ImageError
 
 if TYPE_CHECKING:
     from featherface.detector import FaceDetector
     from featherface.faces import Faces
-
-MANY = 5  # files from which on a progress bar is worth its line
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A file to look at, and the relative name its annotated copy would like to have."""
-
-    path: Path
-    name: Path
 
 
 @dataclass
@@ -105,20 +93,20 @@ def detect(
     """
     from featherface.cli import print_error
     from featherface.detector import FaceDetector
-    from featherface.images import write_file
+    from featherface.images import IMAGE_SUFFIXES, write_file
 
     report = Report()
-    pictures = find_pictures(paths, recursive, report)
+    pictures = find_files(paths, recursive, IMAGE_SUFFIXES, report.errors)
     if not pictures and len(report.errors) == 1:
         raise ImageError(report.errors[0][1])
     if pictures:
         detector = FaceDetector(weights, size or None, threshold, nms, threads=threads)
         targets = target_names(pictures, out) if out is not None else {}
-        for picture in _with_progress(pictures):
+        for picture in with_progress(pictures, "Detecting"):
             try:
                 _detect_one(detector, picture, targets.get(picture.path), report)
             except ImageError as error:
-                report.errors.append((str(picture.path), _naming(str(error), picture.path)))
+                report.errors.append((str(picture.path), naming(str(error), picture.path)))
     if json_file is not None:
         write_file(json_file, report.as_json().encode())
     if csv_file is not None:
@@ -130,76 +118,6 @@ def detect(
         print_error(message)
     if report.errors:
         raise typer.Exit(1)
-
-
-def find_pictures(paths: Iterable[str], recursive: bool, report: Report) -> list[Picture]:
-    """The pictures that ``paths`` mean, each once, in order; what is wrong goes to ``report``."""
-    found: dict[Path, Picture] = {}
-    for text in paths:
-        try:
-            for picture in _expand(text, recursive):
-                found.setdefault(picture.path.resolve(), picture)
-        except (FeatherFaceError, OSError) as error:
-            report.errors.append((text, str(error)))
-    return list(found.values())
-
-
-def target_names(pictures: Iterable[Picture], out: Path) -> dict[Path, Path]:
-    """Where in ``out`` each picture's annotated copy goes.
-
-    No two share a file, also where upper and lower case are one, and none is a picture that is
-    read: a name that is taken gets the name of its folder in front, then a number behind.
-    """
-    pictures = list(pictures)
-    taken = {_key(picture.path) for picture in pictures}
-    targets = {}
-    for picture in pictures:
-        kept = picture.name.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp")
-        name = picture.name if kept else picture.name.with_suffix(".jpg")
-        folder = picture.path.resolve().parent.name
-        options = [name, name.with_name(f"{folder}_{name.name}")]
-        target = next((out / one for one in options if _key(out / one) not in taken), None)
-        number = 2
-        while target is None:
-            option = out / name.with_name(f"{name.stem}_{number}{name.suffix}")
-            target = option if _key(option) not in taken else None
-            number += 1
-        taken.add(_key(target))
-        targets[picture.path] = target
-    return targets
-
-
-def _key(path: Path) -> str:
-    return str(path.resolve()).casefold()
-
-
-def _expand(text: str, recursive: bool) -> Iterator[Picture]:
-    path = Path(text)
-    if path.is_dir():
-        yield from _in_folder(path, recursive)
-    elif not path.exists() and glob.has_magic(text):
-        matches = sorted(glob.glob(text, recursive=True))
-        if not matches:
-            raise ImageError(f"{text}: nothing matches")
-        for match in map(Path, matches):
-            if match.is_file():
-                yield Picture(match, Path(match.name))
-    else:
-        yield Picture(path, Path(path.name))
-
-
-def _in_folder(folder: Path, recursive: bool) -> Iterator[Picture]:
-    from featherface.images import IMAGE_SUFFIXES
-
-    candidates = folder.rglob("*") if recursive else folder.iterdir()
-    paths = sorted(
-        path for path in candidates if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-    )
-    if not paths:
-        advice = "" if recursive else "; --recursive looks into its subfolders"
-        raise ImageError(f"{folder}: no pictures in this folder{advice}")
-    for path in paths:
-        yield Picture(path, path.relative_to(folder))
 
 
 def _detect_one(
@@ -219,27 +137,3 @@ def _detect_one(
     best = f" (best {faces.scores[0]:.2f})" if len(faces) else ""
     written = f" -> {target}" if target is not None else ""
     typer.echo(f"{picture.path}: {count}{best}, {width}x{height}, {milliseconds:.0f} ms{written}")
-
-
-def _with_progress(pictures: list[Picture]) -> Iterator[Picture]:
-    """``pictures``, with a bar on stderr if they are many and someone is looking."""
-    if len(pictures) < MANY or not sys.stderr.isatty():
-        yield from pictures
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(
-        "Detecting",
-        *columns,
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # lines in a pipe stay in the pipe
-    )
-    with bar:
-        yield from bar.track(pictures)
-
-
-def _naming(message: str, path: Path) -> str:
-    return message if str(path) in message else f"{path}: {message}"
