@@ -27,3 +27,7 @@ class MissingExtraError(FeatherFaceError):
 
 class TrainingError(FeatherFaceError):
     """A run that cannot go on, for instance because its loss is no longer a number."""
+
+
+class VideoError(FeatherFaceError):
+    """A video or camera that cannot be read, or a video that cannot be written."""

@@ -17,6 +17,10 @@ from featherface.errors import FeatherFaceError, MissingExtraError
 
 JOBS: tuple[str, ...] = (
     "detect",
+    "blur",
+    "crop",
+    "video",
+    "pseudo_label",
     "demo",
     "data",
     "evaluate",
