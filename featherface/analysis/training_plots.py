@@ -44,7 +44,7 @@ def loss_plot(rows: list[Row], total: int) -> Figure:
         axes[0, 1].plot(seen, [row[term] for row in rows], color=colour, label=term, marker=".")
     axes[0, 1].set(title="its terms")
     if terms:
-        axes[0, 1].legend(frameon=False, fontsize=8.5)
+        axes[0, 1].legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for plot in axes.flat:
         plot.set(xlabel="crops seen", xlim=(0, total), ylim=(0, None))
     return figure
