@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -204,20 +204,30 @@ class Faces:
             data={"landmarks": self.landmarks.copy()},
         )
 
-    def draw(self, image: ByteImage, scores: bool = True, landmarks: bool = True) -> ByteImage:
+    def draw(
+        self,
+        image: ByteImage,
+        scores: bool = True,
+        landmarks: bool = True,
+        labels: Sequence[str] | None = None,
+    ) -> ByteImage:
         """A copy of ``image`` (uint8 RGB ``[H, W, 3]``) with boxes, landmarks and scores.
 
-        Lines and text follow the size of the image and of each face; a score is left out where it
-        would hide more than it tells.
+        ``labels``: a text a face in place of its score (OpenCV's font has ASCII only). Lines and
+        text follow the size of the image and of each face; a text is left out where it would hide
+        more than it tells.
         """
+        if labels is not None and len(labels) != len(self):
+            raise ValueError(f"{len(labels)} labels for {len(self)} faces")
         canvas = np.ascontiguousarray(image).copy()
         for face in reversed(list(self)):  # the best on top
             _draw_box(canvas, face)
             if landmarks:
                 _draw_landmarks(canvas, face)
+        texts = labels or [f"{score:.2f}" for score in self.scores]
         if scores:
-            for face in reversed(list(self)):
-                _draw_score(canvas, face)
+            for face, text in reversed(list(zip(self, texts, strict=True))):
+                _draw_label(canvas, face, text)
         return canvas
 
 
@@ -272,9 +282,9 @@ def _draw_landmarks(canvas: ByteImage, face: Face) -> None:
         cv2.circle(canvas, centre, radius, colour, -1, cv2.LINE_AA)
 
 
-def _draw_score(canvas: ByteImage, face: Face) -> None:
+def _draw_label(canvas: ByteImage, face: Face, text: str) -> None:
     height, width = canvas.shape[:2]
-    text, font = f"{face.score:.2f}", cv2.FONT_HERSHEY_SIMPLEX
+    font = cv2.FONT_HERSHEY_SIMPLEX
     (unit_width, _), _ = cv2.getTextSize(text, font, 1.0, 1)
     scale = min(max(0.4, max(height, width) / 1200), 1.1 * max(face.width, 24) / unit_width)
     if face.width < 20 or scale < 0.33 or max(height, width) < 96:

@@ -12,6 +12,7 @@ import typer
 from featherface.cli.inputs import (
     Picture,
     find_files,
+    is_earlier_result,
     naming,
     path_key,
     target_names,
@@ -41,7 +42,7 @@ class Shape(str, Enum):
     ellipse = "ellipse"
 
 
-class Metadata(str, Enum):
+class Metadata(Enum):
     """What of a file's metadata its copy keeps."""
 
     strip = "strip"
@@ -49,7 +50,7 @@ class Metadata(str, Enum):
     keep = "keep"
 
 
-class Existing(str, Enum):
+class Existing(Enum):
     """What to do with a result that is there already."""
 
     refuse = "refuse"
@@ -128,7 +129,7 @@ def blur(
     errors: list[tuple[str, str]] = []
     files = find_files(paths, recursive, (*IMAGE_SUFFIXES, *VIDEO_NAMES), errors)
     if out is not None:
-        files = [file for file in files if not _is_earlier_result(file, out)]
+        files = [file for file in files if not is_earlier_result(file, out)]
     if not files and len(errors) == 1:
         raise ImageError(errors[0][1])
     targets = {file.path: file.path for file in files}
@@ -171,12 +172,6 @@ def _as_written(name: Path) -> Path:
 
     kept = name.suffix.lower() in WRITABLE or name.suffix.lower() in VIDEO_NAMES
     return name if kept else name.with_suffix(".png")
-
-
-def _is_earlier_result(file: Picture, out: Path) -> bool:
-    """Whether a file lies in the folder for results, which may lie in a folder that is read."""
-    inside = path_key(file.path).startswith(path_key(out).rstrip("/\\") + "/")
-    return inside and file.name != Path(file.path.name)
 
 
 def _blur_photo(

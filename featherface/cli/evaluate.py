@@ -1,10 +1,12 @@
-"""``featherface evaluate``: the WIDER FACE protocol, and any labelled folder."""
+"""``featherface evaluate``: the WIDER FACE protocol, any labelled folder, held-out photos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -43,10 +45,12 @@ NmsIou = Annotated[float, typer.Option(min=0, max=1, help="IoU of non-maximum su
 def register(app: typer.Typer) -> None:
     """Add ``evaluate`` to the front door."""
     evaluate = typer.Typer(
-        help="Measure a detector: WIDER FACE, or any labelled folder.", no_args_is_help=True
+        help="Measure a detector: WIDER FACE, a labelled folder, or held-out photos.",
+        no_args_is_help=True,
     )
     evaluate.command("wider")(wider)
     evaluate.command("folder")(folder)
+    evaluate.command("validation")(validation)
     app.add_typer(evaluate, name="evaluate")
 
 
@@ -183,6 +187,78 @@ def folder(
             table.add_row(*row)
         console.print(table)
     console.print(f"Written to {out}: open report.html", soft_wrap=True)
+
+
+def validation(
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights file, ONNX or V2 safetensors. Default: the package's own."),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the training shards (*.tar).")] = Path(
+        "data/train"
+    ),
+    cache: Annotated[Path, typer.Option(help="Folder for the decoded photos.")] = Path("cache"),
+    fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the photos that training holds back.")
+    ] = 0.04,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many photos, spread evenly.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the figures to this file.")
+    ] = None,
+    score_threshold: ScoreThreshold = 0.02,
+    nms_iou: NmsIou = 0.4,
+    threads: Threads = 1,
+) -> None:
+    """AP on the photos that training holds back, overall and by face size.
+
+    Experiments are compared by this figure; labels with a score under 0.5 are ignored.
+    """
+    from featherface.cli import require_extra
+
+    require_extra("train", "torch", "webdataset", "safetensors", "onnx")
+    from featherface.data.shards import PhotoStore
+    from featherface.evaluation.result_files import write_result_json
+    from featherface.evaluation.validation import validate
+
+    store = PhotoStore(data, cache)
+    with _as_onnx(weights) as file:
+        detect = _detector(file, threads, score_threshold, nms_iou)
+        result = validate(detect, store, fraction, limit, _progress("Detecting"))
+    if json_file is not None:
+        details = {
+            "weights": weights.name if weights else "packaged",
+            "fraction": fraction,
+            "score_threshold": score_threshold,
+            "nms_iou": nms_iou,
+        }
+        write_result_json(json_file, {**result.as_dict(), **details})
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Held-out photos: {result.photos}")
+    table.add_column("face size, pixels")
+    table.add_column("AP, %", justify="right")
+    table.add_column("faces", justify="right")
+    table.add_row("all", f"{100 * result.ap:.2f}", f"{result.faces:,}", end_section=True)
+    for name, one in result.by_size.items():
+        table.add_row(name, f"{100 * one.ap:.2f}" if one.faces else "n/a", f"{one.faces:,}")
+    Console().print(table)
+
+
+@contextmanager
+def _as_onnx(weights: Path | None) -> Iterator[Path | None]:
+    """``weights`` as they are, or V2's safetensors exported to a temporary ONNX file."""
+    if weights is None or weights.suffix != ".safetensors":
+        yield weights
+        return
+    from featherface.export.onnx_file import export_onnx
+    from featherface.models.pretrained_v2 import load_v2
+
+    with TemporaryDirectory(prefix="featherface-") as folder:
+        yield export_onnx(load_v2(weights), Path(folder) / f"{weights.stem}.onnx")
 
 
 def _views(long_sides: Sequence[int] | None, flip: bool) -> Views:

@@ -70,6 +70,13 @@ def target_names(
     return targets
 
 
+def is_earlier_result(file: Picture, out: Path) -> bool:
+    """Whether a file found in a folder lies in ``out``, where ``out`` lies in that folder."""
+    root = file.path.parents[len(file.name.parts) - 1].resolve()
+    out = out.resolve()
+    return root in out.parents and out in file.path.resolve().parents
+
+
 def path_key(path: Path) -> str:
     """What two paths share that may mean one file, also where case does not count."""
     return str(path.resolve()).casefold()
