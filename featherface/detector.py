@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, overload
 
+import cv2
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -121,6 +122,24 @@ class FaceDetector:
             found.extend(self._detect(window))
         return found
 
+    def prepare(self, image: ImageSource, *, bgr: bool = False) -> FloatArray:
+        """What the network is given for one image: float32 RGB ``[1, 3, H, W]``, 0..255, padded."""
+        placed = self._place(image, bgr)
+        return _to_blob([placed], *placed.padded)
+
+    def run_network(self, blob: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Raw outputs over all anchors: scores ``[B, A]``, box deltas ``[B, A, 4]``, landmark
+        deltas ``[B, A, 10]``, for ``blob`` ``[B, 3, H, W]`` with sides that are multiples of 32.
+        """
+        try:
+            scores, boxes, landmarks = self._session.run(list(OUTPUTS), {"image": blob})
+        except Exception as error:  # ONNX Runtime has no common base class for its own
+            raise WeightsError(
+                f"{self.weights}: the network failed on {len(blob)} images of "
+                f"{blob.shape[3]}x{blob.shape[2]} pixels: {_first_line(error)}"
+            ) from error
+        return scores, boxes, landmarks
+
     def _place(self, source: ImageSource, bgr: bool) -> _Placed:
         image = read_image(source, bgr=bgr)
         height, width = image.shape[:2]
@@ -148,17 +167,7 @@ class FaceDetector:
         return [found[index] for index in range(len(images))]
 
     def _run(self, images: list[_Placed], width: int, height: int) -> list[Faces]:
-        blob = np.zeros((len(images), 3, height, width), np.float32)
-        for row, image in zip(blob, images, strict=True):
-            rows, columns = image.pixels.shape[:2]
-            row[:, :rows, :columns] = image.pixels.transpose(2, 0, 1)
-        try:
-            scores, boxes, landmarks = self._session.run(list(OUTPUTS), {"image": blob})
-        except Exception as error:  # ONNX Runtime has no common base class for its own
-            raise WeightsError(
-                f"{self.weights}: the network failed on {len(images)} images of {width}x{height} "
-                f"pixels: {_first_line(error)}"
-            ) from error
+        scores, boxes, landmarks = self.run_network(_to_blob(images, width, height))
         anchors = make_anchors(height, width)
         if scores.shape[1:] != (len(anchors),) or boxes.shape[1:] != (len(anchors), 4):
             raise WeightsError(
@@ -187,11 +196,11 @@ class FaceDetector:
         scores = scores[chosen]
         with np.errstate(over="ignore"):
             boxes = decode_boxes(box_deltas[chosen], anchors[chosen])
-        landmarks = decode_landmarks(landmark_deltas[chosen], anchors[chosen])
-        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(landmarks).all(axis=(1, 2))
-        boxes, scores, landmarks = boxes[finite], scores[finite], landmarks[finite]
+        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(landmark_deltas[chosen]).all(axis=1)
+        boxes, scores, chosen = boxes[finite], scores[finite], chosen[finite]
         kept = non_maximum_suppression(boxes, scores, self.nms_iou)
-        boxes, scores, landmarks = boxes[kept], scores[kept], landmarks[kept]
+        boxes, scores, chosen = boxes[kept], scores[kept], chosen[kept]
+        landmarks = decode_landmarks(landmark_deltas[chosen], anchors[chosen])
 
         rows, columns = image.pixels.shape[:2]
         size = np.array([image.width, image.height], np.float32)
@@ -200,6 +209,19 @@ class FaceDetector:
         landmarks = np.clip(landmarks * scale, 0, size)
         inside = (corners[:, 1] > corners[:, 0]).all(axis=1)  # and not in the padding only
         return Faces(corners[inside].reshape(-1, 4), scores[inside], landmarks[inside])
+
+
+def _to_blob(images: list[_Placed], width: int, height: int) -> FloatArray:
+    """Images of one padded size as ``[B, 3, height, width]``, black where they end."""
+    blob = np.empty((len(images), 3, height, width), np.float32)
+    for planes, image in zip(blob, images, strict=True):
+        rows, columns = image.pixels.shape[:2]
+        planes[:, rows:] = 0
+        planes[:, :rows, columns:] = 0
+        # Channel by channel: half the time of one transposed copy.
+        for plane, channel in zip(planes, cv2.split(image.pixels), strict=True):
+            plane[:rows, :columns] = channel
+    return blob
 
 
 def _open_session(
