@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +24,7 @@ CONTAINERS: dict[str, str] = {
 }  # fmt: skip
 H264_OPTIONS = {"crf": "20", "preset": "veryfast"}
 VP9_OPTIONS = {"crf": "30", "b:v": "0", "deadline": "realtime", "cpu-used": "6"}
+OPUS_RATE = 48_000  # Opus knows few rates; this is its own
 UNSPECIFIED = 2  # FFmpeg's number for a colour property that nobody stated
 
 
@@ -46,6 +48,7 @@ class VideoWriter:
         self._unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._source = source
         self._size: tuple[int, int] | None = None
+        self._last_ticks = -1
         self._waiting: list[Any] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         options = {"movflags": "faststart"} if container in ("mp4", "mov") else {}
@@ -64,9 +67,9 @@ class VideoWriter:
         if self._copies_sound:
             self._sound = self._output.add_stream_from_template(audio)
         else:
-            self._sound = self._output.add_stream(
-                self._output.default_audio_codec, rate=audio.codec_context.sample_rate
-            )
+            codec = self._output.default_audio_codec
+            rate = OPUS_RATE if "opus" in codec else audio.codec_context.sample_rate
+            self._sound = self._output.add_stream(codec, rate=rate)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -81,8 +84,7 @@ class VideoWriter:
             if self.frames:
                 self._finish()
         finally:
-            if self._size is not None:
-                self._output.close()
+            self._output.close()
             if self.frames and (kind is None or not issubclass(kind, Exception)):
                 os.replace(self._unfinished, self._path)
             else:
@@ -105,8 +107,11 @@ class VideoWriter:
             dst_colorspace=None if space == UNSPECIFIED else space,
             dst_color_range="MPEG",
         )
-        picture.pts, picture.time_base = frame.ticks, frame.tick
-        self._output.mux(self._video.encode(picture))
+        picture.pts, picture.time_base = self._time_of(frame), self._tick
+        try:
+            self._output.mux(self._video.encode(picture))
+        except av.FFmpegError as error:
+            raise VideoError(f"{self._path}: cannot be written: {error.strerror}") from error
         self.frames += 1
 
     def write_sound(self, packet: Any) -> None:
@@ -115,12 +120,23 @@ class VideoWriter:
             return
         if self._size is None:
             self._waiting.append(packet)  # the file can begin when the size of a frame is known
-        elif self._copies_sound:
+        else:
+            with suppress(av.FFmpegError):  # a damaged packet is a gap in the sound, no more
+                self._pass_on(packet)
+
+    def _pass_on(self, packet: Any) -> None:
+        if self._copies_sound:
             packet.stream = self._sound
             self._output.mux(packet)
         else:
             for samples in packet.decode():
                 self._output.mux(self._sound.encode(samples))
+
+    def _time_of(self, frame: Frame) -> int:
+        """The time of ``frame`` in ticks of this file, later than that of the frame before."""
+        ticks = max(round(frame.ticks * frame.tick / self._tick), self._last_ticks + 1)
+        self._last_ticks = ticks
+        return ticks
 
     def _start(self, width: int, height: int, tick: Fraction) -> None:
         webm = self._path.suffix.lower() == ".webm"
@@ -129,8 +145,10 @@ class VideoWriter:
         self._video: Any = self._output.add_stream(codec, rate=self._source.rate, options=options)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
+        # AVI knows no times, only a rate: any finer tick would fill the file with empty frames.
+        self._tick = 1 / self._source.rate if self._path.suffix.lower() == ".avi" else tick
         context = self._video.codec_context
-        context.time_base = tick
+        context.time_base = self._tick
         names = ("colorspace", "color_primaries", "color_trc")
         for name, value in zip(names, self._source.colours, strict=True):
             setattr(context, name, value)

@@ -62,7 +62,11 @@ def pack(
 def add(shard: tarfile.TarFile, photo: LabelledPhoto, number: int, quality: int) -> None:
     """Append one photo; its key is made unique by ``number`` and free of dots and slashes."""
     stem = Path(photo.key).stem.replace(".", "_")
-    key = f"{number:06d}-{stem}"
+    write_sample(shard, f"{number:06d}-{stem}", photo, quality)
+
+
+def write_sample(shard: tarfile.TarFile, key: str, photo: LabelledPhoto, quality: int) -> None:
+    """Append ``KEY.webp`` and ``KEY.json``; ``key`` holds neither dot nor slash."""
     bgr = cv2.cvtColor(photo.image, cv2.COLOR_RGB2BGR)
     try:
         encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
