@@ -137,11 +137,11 @@ def read_detections(path: Path, width: int, height: int) -> View:
         nowhere = [[np.nan, np.nan]] * 5
         points = [np.reshape(face.get("landmarks") or nowhere, (5, 2)) for face in faces]
         landmarks = np.array(points, np.float32).reshape(count, 5, 2)
-        own = (content.get("width", width), content.get("height", height))
-        scale: FloatArray = np.array([width, height], np.float32) / np.array(own, np.float32)
+        own = float(content.get("width", width)), float(content.get("height", height))
+        scale = np.array([width / own[0], height / own[1]], np.float32)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; give one JSON file a photo") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise DataError(f"{path}: malformed labels ({type(error).__name__}: {error})") from error
     sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(scores)
     boxes, landmarks = boxes * np.tile(scale, 2), np.asarray(landmarks * scale, np.float32)
