@@ -142,11 +142,13 @@ class VideoWriter:
         webm = self._path.suffix.lower() == ".webm"
         codec, options = ("libvpx-vp9", VP9_OPTIONS) if webm else ("libx264", H264_OPTIONS)
         self._size = (width, height)
+        self._tick = tick
+        if self._path.suffix.lower() == ".avi":  # knows a rate and an order, and no times
+            self._tick = 1 / self._source.rate
+            options = {**options, "bf": "0"}
         self._video: Any = self._output.add_stream(codec, rate=self._source.rate, options=options)
         self._video.width, self._video.height = width + width % 2, height + height % 2
         self._video.pix_fmt = "yuv420p"
-        # AVI knows no times, only a rate: any finer tick would fill the file with empty frames.
-        self._tick = 1 / self._source.rate if self._path.suffix.lower() == ".avi" else tick
         context = self._video.codec_context
         context.time_base = self._tick
         names = ("colorspace", "color_primaries", "color_trc")

@@ -25,9 +25,10 @@ def write_video(
     import av
 
     options = {"movflags": "faststart"} if first_index and path.suffix == ".mp4" else {}
+    codec_options = {"crf": "10", "g": "5", "bf": "0" if path.suffix == ".avi" else "2"}
     with av.open(str(path), "w", container_options=options) as output:
         output.metadata.update(tags)
-        video: Any = output.add_stream("libx264", rate=RATE, options={"crf": "10", "g": "5"})
+        video: Any = output.add_stream("libx264", rate=RATE, options=codec_options)
         video.height, video.width = frames[0].shape[:2]
         video.pix_fmt = "yuv420p"
         if rotation:
