@@ -43,6 +43,7 @@ def test_every_recipe_is_valid(name: str) -> None:
 
 def run_recipe(command: str, recipe: str, settings: list[str]) -> str:
     arguments = [command, "--config", str(ROOT / "configs" / recipe), "--accelerator", "cpu"]
+    arguments.append("--no-record")
     for setting in settings:
         arguments += ["--set", setting]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from featherface.errors import DataError
 
 V1_COLOUR, V2_COLOUR, THIRD_COLOUR = "#8d5a97", "#1f7a8c", "#e9a13b"
 COLOURS = (V2_COLOUR, V1_COLOUR, THIRD_COLOUR, "#d9644a", "#3b6ea8", "#64748b", "#2a9d8f")
@@ -42,3 +46,15 @@ def picture_grid(
         one.imshow(np.asarray(picture), cmap=colour_map)
         one.set_title(title, fontsize=9, color=SOFT)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write ``figure`` as PNG to ``path``, whole or not at all; its folder is made."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(unfinished, format="png", bbox_inches="tight")
+        os.replace(unfinished, path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -18,6 +18,13 @@ Restart = Annotated[
     bool, typer.Option("--restart", help="Begin anew instead of going on from the checkpoint.")
 ]
 Export = Annotated[bool, typer.Option(help="Write the ONNX file beside the weights at the end.")]
+Record = Annotated[
+    bool, typer.Option(help="Measure on the held-out photos at the end and add the run's row.")
+]
+Experiments = Annotated[
+    Path, typer.Option(metavar="FILE", help="Table that gets a row for each finished run.")
+]
+EXPERIMENTS = Path("results/experiments.csv")
 
 
 def register(app: typer.Typer) -> None:
@@ -33,6 +40,8 @@ def train(
     accelerator: Accelerator = "auto",
     restart: Restart = False,
     export: Export = True,
+    record: Record = True,
+    experiments: Experiments = EXPERIMENTS,
 ) -> None:
     """Train V2 on labelled photos, without a teacher."""
     run(
@@ -42,6 +51,7 @@ def train(
         accelerator,
         restart,
         export,
+        experiments if record else None,
     )
 
 
@@ -52,9 +62,12 @@ def distill(
     accelerator: Accelerator = "auto",
     restart: Restart = False,
     export: Export = True,
+    record: Record = True,
+    experiments: Experiments = EXPERIMENTS,
 ) -> None:
     """Train V2 with a teacher: features first, then its answers, then the labels."""
-    run(config, overrides or [], devices, accelerator, restart, export, needs_teacher=True)
+    table = experiments if record else None
+    run(config, overrides or [], devices, accelerator, restart, export, table, needs_teacher=True)
 
 
 def run(
@@ -64,6 +77,7 @@ def run(
     accelerator: str,
     restart: bool,
     export: bool,
+    experiments: Path | None,
     needs_teacher: bool = False,
 ) -> None:
     """Read the configuration, train, and export what came out."""
@@ -77,7 +91,14 @@ def run(
     settings = read_config(config, overrides)
     if needs_teacher and settings.distillation.teacher is None:
         raise ConfigError(f"{config}: distillation.teacher: name the teacher's weight file")
-    weights = train_model(settings, devices, accelerator, resume=not restart, report=typer.echo)
+    weights = train_model(
+        settings,
+        devices,
+        accelerator,
+        resume=not restart,
+        report=typer.echo,
+        experiments=experiments,
+    )
     typer.echo(f"Weights: {weights}")
     if export:
         from featherface.export.onnx_file import export_onnx

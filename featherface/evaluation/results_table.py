@@ -20,7 +20,6 @@ from typing import Any
 from featherface.errors import DataError
 from featherface.evaluation.result_files import write_result_text
 
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", re.DOTALL)
 DIFFICULTIES = ("easy", "medium", "hard")
 
 
@@ -67,7 +66,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def fill(document: Path, block: str) -> bool:
+def fill(document: Path, block: str, marker: str = "results") -> bool:
     """Write ``block`` between the markers of ``document``; whether that changed it.
 
     Raises:
@@ -77,10 +76,11 @@ def fill(document: Path, block: str) -> bool:
         text = document.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{document}: cannot be read ({error.strerror})") from None
-    if not BLOCK.search(text):
-        raise DataError(f"{document}: has no <!-- results --> and <!-- /results --> to fill")
+    pattern = re.compile(rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise DataError(f"{document}: has no <!-- {marker} --> and <!-- /{marker} --> to fill")
     body = f"\n{block}\n" if block else ""
-    filled = BLOCK.sub(lambda match: f"{match[1]}{body}{match[2]}", text)
+    filled = pattern.sub(lambda match: f"{match[1]}{body}{match[2]}", text)
     if filled != text:
         write_result_text(document, filled)
     return filled != text

@@ -115,8 +115,8 @@ def held_out_photos(
 
 
 def score_validation(
-    predictions: Sequence[NDArray[np.floating]],
-    boxes: Sequence[NDArray[np.floating]],
+    predictions: Sequence[NDArray[np.float64]],
+    boxes: Sequence[NDArray[np.float64]],
     doubtful: Sequence[NDArray[np.bool_]],
 ) -> ValidationResult:
     """AP over all sizes and by size, from what was found.
@@ -141,7 +141,7 @@ def score_validation(
 
 
 def _size_ap(
-    matches: VocMatches, predictions: Sequence[NDArray[np.floating]], low: float, high: float
+    matches: VocMatches, predictions: Sequence[NDArray[np.float64]], low: float, high: float
 ) -> SizeAp:
     """As COCO does by area: a false detection counts only if it has the size in question."""
     if not matches.faces:

@@ -5,7 +5,8 @@
     featherface distill --config configs/v2_distill.yaml --devices 4     # DDP on four GPUs
 
 A run writes ``runs/NAME``: ``last.ckpt`` every few minutes, ``log.csv``, TensorBoard, and at the
-end ``model.safetensors`` (the moving average). The same command goes on where a killed run stopped.
+end ``model.safetensors`` (the moving average) and a row of ``results/experiments.csv``. The same
+command goes on where a killed run stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from featherface.anchors import make_anchors
 from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
-from featherface.errors import ConfigError, TrainingError
+from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
@@ -42,9 +43,11 @@ from featherface.training.distillation import (
     output_losses,
     teacher_input,
 )
+from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
+from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 
 LOG_EVERY = 20
@@ -117,10 +120,12 @@ def train(
     resume: bool = True,
     report: Callable[[str], None] = print,
     student: FeatherFaceV2 | BaselineV1 | None = None,
+    experiments: Path | None = None,
 ) -> Path:
     """Run ``config`` to its end and return the weight file.
 
-    ``student`` is trained in place of the model that the configuration describes.
+    ``student`` is trained in place of the model that the configuration describes. ``experiments``
+    is the CSV file that gets a row for the run, with its AP on the held-out photos.
 
     Raises:
         ConfigError, DataError, WeightsError: something to read is missing or wrong.
@@ -212,7 +217,45 @@ def train(
     if fabric.is_global_zero:
         save_weights(average.module, weights, describe(student, config, steps))
     fabric.barrier()
+    if fabric.is_global_zero and experiments is not None:
+        device = describe_device(fabric.device, fabric.world_size)
+        record(experiments, config, average.module.cpu(), store, device, done < steps, report)
     return weights
+
+
+def record(
+    path: Path,
+    config: RunConfig,
+    model: Any,
+    store: Any,
+    device: str,
+    trained: bool,
+    report: Callable[[str], None],
+) -> None:
+    """Measure ``model`` on the held-out photos and append the run to the table at ``path``.
+
+    A run that had nothing left to do is recorded only if it is not there yet. The weights are
+    written by now: what goes wrong here is told, and ends nothing.
+    """
+    try:
+        if not trained and is_recorded(path, config):
+            return
+        training, held_out = store.split(config.data.validation_fraction, seed=0)
+        result = None
+        if len(held_out):
+            report(f"Measuring on {len(held_out):,} held-out photos")
+            result = validate_model(model, store, config.data.validation_fraction)
+        row = experiment_row(config, parameter_count(model), len(training), device, result)
+        append_experiment(path, row)
+        report(f"Experiment: {path}, validation AP {row['ap'] or 'without photos'}")
+    except FeatherFaceError as error:
+        report(f"Not recorded: {error}")
+
+
+def describe_device(device: torch.device, count: int) -> str:
+    """Such as ``2 x CPU`` or ``1 x NVIDIA H100``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return f"{count} x {name}"
 
 
 TERMS = (
