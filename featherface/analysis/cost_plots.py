@@ -15,6 +15,7 @@ from torch import nn
 
 from featherface.analysis.figures import COLOURS, SOFT, V1_COLOUR, V2_COLOUR, new_figure
 from featherface.analysis.parts import parameters_by_stage
+from featherface.export.quantization import Quantized
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
@@ -122,5 +123,23 @@ def importance_plot(importance: torch.Tensor, kept: int) -> Figure:
                       label=f"{len(values) - kept} dropped")  # fmt: skip
     plot.set(xlabel="channels of V1's stage 3, by importance", ylabel="importance", ylim=(0, 1.02))
     plot.set_xlim(0, len(values) - 1)
+    plot.legend(frameon=False)
+    return figure
+
+
+def quantization_plot(quantized: Quantized) -> Figure:
+    """The error that each convolution causes when it alone is quantized, the worst first."""
+    figure, axes = new_figure(width=9.0, height=3.4)
+    plot = axes[0, 0]
+    errors = [layer.error for layer in quantized.layers]
+    places = np.arange(len(errors))
+    kept = quantized.kept_float
+    plot.bar(places[kept:], errors[kept:], color=V2_COLOUR,
+             label=f"{len(errors) - kept} in INT8")  # fmt: skip
+    plot.bar(places[:kept], errors[:kept], color=COLOURS[2], label=f"{kept} kept in float")
+    plot.set(xlabel="convolutions, by their error", ylabel="mean change of scores")
+    plot.set_title(
+        f"all in INT8: {quantized.error_all:.3f}, as chosen: {quantized.error:.3f}", fontsize=10
+    )
     plot.legend(frameon=False)
     return figure
