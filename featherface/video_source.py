@@ -96,7 +96,7 @@ class VideoFile:
         covers = av.stream.Disposition.attached_pic
         videos = [one for one in self._container.streams.video if not one.disposition & covers]
         if not videos:
-            raise VideoError(f"{self.name}: holds no video")
+            raise VideoError(f"{self.name}: holds no video; or it was cut short: fetch it again")
         self._stream = videos[0]
         context = self._stream.codec_context
         if context is None:

@@ -117,6 +117,7 @@ def crop(
         raise ImageError(index.errors[0][1])
     detector = FaceDetector(weights, input_size or None, threshold, threads=threads)
     stems = crop_stems(pictures, out)
+    done = 0
     for picture in with_progress(pictures, "Cutting out faces"):
         stem = stems[picture.path]
         try:
@@ -124,10 +125,12 @@ def crop(
         except ImageError as error:
             index.errors.append((str(picture.path), naming(str(error), picture.path)))
         else:
+            done += 1
             typer.echo(f"{picture.path}: {count} face{'s' * (count != 1)}")
-    write_file(out / "faces.json", index.as_json().encode())
-    write_file(out / "faces.csv", index.as_csv().encode())
-    typer.echo(f"{len(index.crops)} crops of {size}x{size} pixels in {out}, with faces.csv")
+    if done:
+        write_file(out / "faces.json", index.as_json().encode())
+        write_file(out / "faces.csv", index.as_csv().encode())
+        typer.echo(f"{len(index.crops)} crops of {size}x{size} pixels in {out}, with faces.csv")
     for _, message in index.errors:
         print_error(message)
     if index.errors:
