@@ -7,6 +7,8 @@ python -m notebooks.execute --quick --out runs    drawn photos; the committed co
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import os
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from unittest.mock import patch
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 FOLDER = Path(__file__).parent
 SECONDS_A_CELL = 3600
@@ -29,11 +32,24 @@ def execute(
         NotebookClient(content, timeout=timeout, resources=resources).execute()
     for cell in content.cells:
         cell.metadata.pop("execution", None)  # times of day; they would change with every run
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                data["image/png"] = slim(data["image/png"])
     content.metadata.get("language_info", {}).pop("version", None)
     part = out.with_name(f".{out.name}.partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(content, part)
     part.replace(out)
+
+
+def slim(png: str) -> str:
+    """A PNG (base64) in 256 colours, which photos and plots bear; whichever is smaller."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
+        picture.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    smaller = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return smaller if len(smaller) < len(png) else png
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from featherface.analysis.results_block import results_block
 from featherface.cli import app
 from featherface.errors import DataError
-from featherface.evaluation.results_table import fill, results_block
+from featherface.evaluation.results_table import fill
 
 EMPTY = "# Card\n\n<!-- results -->\n<!-- /results -->\n\nEnd.\n"
 
@@ -29,6 +30,29 @@ def results(tmp_path: Path) -> Path:
 def test_block_holds_the_figures_of_the_files(results: Path, tmp_path: Path) -> None:
     assert "| V2 | 90.1 | 80.0 | 70.0 | 85.0 |" in results_block(results)
     assert results_block(tmp_path / "nothing") == ""
+
+
+def test_benchmark_comes_before_single_evaluations(results: Path) -> None:
+    latency = {"640x480, 1 thread": {"whole_ms": 12.34, "whole_ratio": 1.0}}
+    model = {
+        "parameters": 247263,
+        "bytes": 1_080_000,
+        "accuracy": {"wider_easy": 0.9, "wider_medium": 0.8, "wider_hard": 0.7, "masks": 0.6},
+        "speed": {"latency": latency},
+    }
+    record = {
+        "models": {"featherface_v2": model, "other": {"parameters": 5, "bytes": 10}},
+        "accuracy": {"date": "2026-01-02", "sets": {"wider_mini": 102, "masks": 430}},
+        "speed": {"date": "2026-01-03", "rounds": 30, "machine": {"cpu": "A processor"}},
+    }
+    (results / "benchmark").mkdir()
+    (results / "benchmark" / "benchmark.json").write_text(json.dumps(record))
+    block = results_block(results)
+    row = "| FeatherFace V2 | 247,263 | 1.08 | 90.0 | 80.0 | 70.0 | 60.0 | 12.3 (1.00) |"
+    assert row in block
+    assert "| other | 5 | 0.00 | – | – | – | – | – |" in block
+    assert "102 photos of wider_mini, 430 photos of masks" in block
+    assert "A processor, 2026-01-03, median of 30 rounds" in block
 
 
 def test_a_missing_figure_is_a_dash(results: Path) -> None:

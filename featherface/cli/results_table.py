@@ -23,8 +23,12 @@ def results_table(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
     """Print the tables of results/, or write them between the markers of documents."""
+    from featherface.cli import require_extra
+
+    require_extra("evaluate", "matplotlib")
+    from featherface.analysis.results_block import results_block
     from featherface.errors import ConfigError
-    from featherface.evaluation.results_table import fill, results_block
+    from featherface.evaluation.results_table import fill
 
     if write and not documents:
         raise ConfigError("results-table --write: name the documents to fill, e.g. README.md")

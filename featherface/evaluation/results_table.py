@@ -1,13 +1,9 @@
-"""The results block of the documents, made from the files under ``results/``.
+"""Blocks of the documents that commands write, and the table of ``results/evaluation``.
 
 A document holds an empty pair of markers, and ``fill`` writes between them:
 
     <!-- results -->
     <!-- /results -->
-
-Read are, where they are there: ``results/benchmark/benchmark.json`` (all detectors under one
-evaluator), and ``results/evaluation/NAME/wider_mini.json`` and ``masks/result.json``, which
-``featherface evaluate`` writes.
 """
 
 from __future__ import annotations
@@ -23,20 +19,12 @@ from featherface.evaluation.result_files import write_result_text
 DIFFICULTIES = ("easy", "medium", "hard")
 
 
-def results_block(results: Path) -> str:
-    """Markdown tables of what lies in ``results``; an empty text where there is nothing."""
-    tables = [benchmark_table(results / "benchmark"), evaluation_table(results / "evaluation")]
-    return "\n".join(table for table in tables if table)
-
-
-def benchmark_table(folder: Path) -> str:
-    """``benchmark.md`` of a benchmark, as the benchmark wrote it beside its JSON."""
-    path = folder / "benchmark.md"
-    return path.read_text(encoding="utf-8").strip() + "\n" if path.is_file() else ""
-
-
 def evaluation_table(folder: Path) -> str:
-    """One row a detector: WIDER FACE subset and masks, percent."""
+    """One row a detector: WIDER FACE subset and masks, percent; empty where nothing was measured.
+
+    Read are ``FOLDER/NAME/wider_mini.json`` and ``FOLDER/NAME/masks/result.json``, which
+    ``featherface evaluate`` writes.
+    """
     rows = []
     for place in sorted(path for path in folder.glob("*") if path.is_dir()):
         wider = read_json(place / "wider_mini.json")
