@@ -8,7 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from featherface.crowd_suppression import keep_best
+
 FloatArray = NDArray[np.float32]
+
+CROWD = 512  # boxes from which array operations are faster than OpenCV's loop
 
 
 def box_iou(first: FloatArray, second: FloatArray, plus_one: bool = False) -> NDArray[np.floating]:
@@ -32,6 +36,11 @@ def non_maximum_suppression(
     """Indices of the boxes to keep, best first, at most ``top_k`` (0: all)."""
     if len(boxes) == 0:
         return np.empty(0, np.intp)
+    if len(boxes) >= CROWD:
+        order = np.argsort(-scores, kind="stable")
+        kept_ranks = keep_best(boxes[order], iou_threshold)
+        if kept_ranks is not None:
+            return order[kept_ranks][: top_k or None]
     corner_and_size = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     # OpenCV's type stub asks for lists; arrays are what it reads fastest.
     rectangles: Any = corner_and_size.astype(np.float64)

@@ -85,11 +85,11 @@ def _accuracy(settings: dict[str, Any], models: Models) -> list[str]:
             *(f"{100 * scores[key]:.1f}" if key in scores else "" for key, _ in SCORES),
         ])  # fmt: skip
     sets = ", ".join(f"{name} ({count} photos)" for name, count in settings["sets"].items())
+    how = "; ".join(f"{name} at {settings[name]}" for name in settings["sets"])
     notes = [
-        f"{settings['date']}. Average precision in percent on {sets}: "
-        f"{'; '.join(f'{name} at {settings[name]}' for name in settings['sets'])}. Every detector down to a score "
-        f"of {settings['score_threshold']:g}. WIDER figures on this subset of shrunken copies lie "
-        "below published ones.",
+        f"{settings['date']}. Average precision in percent on {sets}: {how}. Every detector down "
+        f"to a score of {settings['score_threshold']:g}. WIDER figures on this subset of shrunken "
+        "copies lie below published ones.",
         "Parameters: what is learned; for the peers, what the file stores. GMACs: "
         "multiply-accumulates of convolutions and matrix products at 640x480.",
         *_outdated("Accuracy", "accuracy", models),
