@@ -31,3 +31,7 @@ class TrainingError(FeatherFaceError):
 
 class VideoError(FeatherFaceError):
     """A video or camera that cannot be read, or a video that cannot be written."""
+
+
+class ExportError(FeatherFaceError):
+    """A model that a converter could not turn into another format."""

@@ -26,7 +26,7 @@ def calibration_images(folder: Path, count: int, long_side: int = LONG_SIDE) -> 
     """
     if not folder.exists():
         raise DataError(f"{folder}: no such folder; give one of photos, or of *.tar shards")
-    shards = [folder] if folder.is_file() else sorted(folder.glob("*.tar"))
+    shards = _shards(folder)
     photos = _from_shards(shards, count) if shards else _from_pictures(folder, count)
     images = [_network_input(photo, long_side) for photo in photos]
     if not images:
@@ -35,6 +35,15 @@ def calibration_images(folder: Path, count: int, long_side: int = LONG_SIDE) -> 
             f"({', '.join(PICTURES)}) or of *.tar shards"
         )
     return images
+
+
+def has_shards(folder: Path) -> bool:
+    """Whether ``folder`` is read as shards, which needs ``webdataset``."""
+    return bool(_shards(folder))
+
+
+def _shards(folder: Path) -> list[Path]:
+    return [folder] if folder.is_file() else sorted(folder.glob("*.tar"))
 
 
 def _from_pictures(folder: Path, count: int) -> Iterator[ByteImage]:

@@ -11,7 +11,6 @@ through Weight Equalization, ICCV 2019; Xiao et al., SmoothQuant, ICML 2023, for
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 import numpy as np
@@ -59,31 +58,26 @@ def channel_ranges(
 def equalize_channels(model: onnx.ModelProto, ranges: dict[str, NDArray[np.float64]]) -> int:
     """Rescale the convolutions of ``model`` in place; returns how many groups of maps changed.
 
-    Maps that must share their scales (the terms of a sum, an activation and its input, the maps of
-    a convolution whose weights are used more than once) form a group. A group that any other
-    operator reads or writes stays as it is.
+    Maps that must share their scales (the terms of a sum, an activation and its input) form a
+    group. A group that any other operator reads or writes stays as it is. Convolutions that share
+    weights each get their own.
     """
     graph = model.graph
+    separate_weights(model)
     weights = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     groups = _Groups()
     fixed = {one.name for one in (*graph.input, *graph.output)}
-    users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     convolutions = []
     for node in graph.node:
         tensors = [name for name in (*node.input, *node.output) if name and name not in weights]
         if node.op_type == "Conv" and node.input[1] in weights:
             convolutions.append(node)
-            users[node.input[1]].append(node)
         elif node.op_type in HOMOGENEOUS:
             groups.join(node.input[0], node.output[0])
         elif node.op_type == "Add" and len(tensors) == 3:
             groups.join(*tensors)
         else:
             fixed.update(tensors)
-    for sharing in users.values():
-        for node in sharing[1:]:
-            groups.join(sharing[0].input[0], node.input[0])
-            groups.join(sharing[0].output[0], node.output[0])
     fixed_groups = {groups.of(name) for name in fixed}
 
     scales = _group_scales(convolutions, weights, ranges, groups, fixed_groups)
@@ -91,14 +85,13 @@ def equalize_channels(model: onnx.ModelProto, ranges: dict[str, NDArray[np.float
     for node in convolutions:
         weight = weights[node.input[1]]
         inputs, outputs = groups.of(node.input[0]), groups.of(node.output[0])
-        if node.input[1] not in changed:
-            scaled = weight.astype(np.float64)
-            if inputs in scales:
-                scaled = scaled * _input_scales(scales[inputs], weight)[..., None, None]
-            if outputs in scales:
-                scaled = scaled / scales[outputs][:, None, None, None]
-            changed[node.input[1]] = scaled.astype(np.float32)
-        if outputs in scales and len(node.input) > 2 and node.input[2] not in changed:
+        scaled = weight.astype(np.float64)
+        if inputs in scales:
+            scaled = scaled * _input_scales(scales[inputs], weight)[..., None, None]
+        if outputs in scales:
+            scaled = scaled / scales[outputs][:, None, None, None]
+        changed[node.input[1]] = scaled.astype(np.float32)
+        if outputs in scales and len(node.input) > 2:
             bias = weights[node.input[2]].astype(np.float64)
             changed[node.input[2]] = (bias / scales[outputs]).astype(np.float32)
     for initializer in graph.initializer:
@@ -107,6 +100,24 @@ def equalize_channels(model: onnx.ModelProto, ranges: dict[str, NDArray[np.float
                 numpy_helper.from_array(changed[initializer.name], initializer.name)
             )
     return len(scales)
+
+
+def separate_weights(model: onnx.ModelProto) -> None:
+    """Give each convolution of ``model`` weights and bias of its own, in place."""
+    values = {one.name: one for one in model.graph.initializer}
+    taken: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if node.op_type != "Conv":
+            continue
+        for place in range(1, len(node.input)):
+            name = node.input[place]
+            if name in taken and name in values:
+                copied = onnx.TensorProto()
+                copied.CopyFrom(values[name])
+                copied.name = f"{name}_{number}"
+                model.graph.initializer.append(copied)
+                node.input[place] = copied.name
+            taken.add(name)
 
 
 class _Groups:
@@ -168,6 +179,6 @@ def _input_scales(scales: NDArray[np.float64], weight: NDArray[np.float32]) -> N
 
 def _by_input(magnitudes: NDArray[np.floating], channels: int) -> NDArray[np.float64]:
     """The largest entry of ``[outputs, inputs a group]`` for each of ``channels`` inputs."""
-    outputs, per_group = magnitudes.shape
+    per_group = magnitudes.shape[1]
     by_group = magnitudes.reshape(channels // per_group, -1, per_group).max(axis=1)
     return by_group.reshape(-1).astype(np.float64)
