@@ -167,7 +167,17 @@ class FaceDetector:
         return [found[index] for index in range(len(images))]
 
     def _run(self, images: list[_Placed], width: int, height: int) -> list[Faces]:
-        scores, boxes, landmarks = self.run_network(_to_blob(images, width, height))
+        return self._find(self.run_network(_to_blob(images, width, height)), images, width, height)
+
+    def _find(
+        self,
+        outputs: tuple[FloatArray, FloatArray, FloatArray],
+        images: list[_Placed],
+        width: int,
+        height: int,
+    ) -> list[Faces]:
+        """The network's outputs for ``images``, padded to ``width`` x ``height``, to ``Faces``."""
+        scores, boxes, landmarks = outputs
         anchors = make_anchors(height, width)
         if scores.shape[1:] != (len(anchors),) or boxes.shape[1:] != (len(anchors), 4):
             raise WeightsError(
@@ -238,6 +248,8 @@ def _open_session(
     options.intra_op_num_threads = threads or min(4, os.cpu_count() or 1)
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    # Without VNNI, 8-bit products are summed in 16 bits and overflow unless this is set.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.enable_mem_pattern = False  # it would plan anew for every size of image
     try:
         session = onnxruntime.InferenceSession(
