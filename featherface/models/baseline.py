@@ -7,8 +7,9 @@ logits [B, A]       face minus background: their sigmoid is V1's softmax
 from __future__ import annotations
 
 import copy
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.outputs import FeatureMaps, HeadOutputs
@@ -18,6 +19,15 @@ CHANNEL_MEANS = (104.0, 117.0, 123.0)  # blue, green, red
 
 class BaselineV1(FeatherFaceV1):
     """``FeatherFaceV1``, weights and names alike, behind V2's door."""
+
+    @classmethod
+    def of(cls, model: FeatherFaceV1) -> BaselineV1:
+        """``model``'s weights behind V2's door, in evaluation mode."""
+        head: Any = model.heads.classes[0]
+        with_bottleneck = isinstance(model.shuffle[0].bottleneck, nn.Sequential)
+        baseline = cls(head.in_channels, with_bottleneck)
+        baseline.load_state_dict(model.state_dict())
+        return baseline.eval()
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """As V2's: one logit an anchor, and V1's maps."""

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from featherface.detector import FaceDetector
 from featherface.evaluation.validation import Photos, Progress, ValidationResult, validate
 from featherface.export.onnx_file import export_onnx
+from featherface.export.v1_onnx import export_v1_onnx
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
@@ -19,7 +20,11 @@ def detector_of(
 ) -> FaceDetector:
     """``model`` as a detector that looks at photos at their own size; the model stays as it is."""
     with TemporaryDirectory(prefix="featherface-") as folder:
-        path = export_onnx(model, Path(folder) / "model.onnx")
+        path = Path(folder) / "model.onnx"
+        if isinstance(model, BaselineV1):
+            export_v1_onnx(model, path)  # deformable convolutions run best as one node each
+        else:
+            export_onnx(model, path)
         return FaceDetector(path, input_size=None, score_threshold=score_threshold, threads=threads)
 
 
