@@ -98,9 +98,9 @@ def describe_changes(config: RunConfig) -> str:
 
 
 def logged_seconds(log: Path) -> float:
-    """Wall time of a run from its ``log.csv``, over all the sessions it took; 0 without a log.
+    """Wall time of a run from its ``log.csv``, over all its restarts; 0 without a log.
 
-    The clock in the log starts anew with each session, and the images with each fresh start.
+    The clock in the log starts anew with each restart, and the images with each fresh start.
     """
     if not log.exists():
         return 0.0
