@@ -26,7 +26,7 @@ def keep_best(ranked: NDArray[np.floating], iou_threshold: float) -> Ranks | Non
     pairs = overlapping_pairs(ranked.astype(np.float64), iou_threshold)
     if pairs is None:
         return None
-    better, worse = pairs.min(axis=0), pairs.max(axis=0)
+    better, worse = np.minimum(pairs[0], pairs[1]), np.maximum(pairs[0], pairs[1])
     undecided = np.ones(len(ranked), bool)
     kept = np.zeros(len(ranked), bool)
     while undecided.any():
@@ -48,53 +48,52 @@ def overlapping_pairs(boxes: NDArray[np.float64], iou_threshold: float) -> Ranks
     """
     heights = boxes[:, 3] - boxes[:, 1]
     members = np.arange(len(boxes))
-    found = []
+    found = [np.empty((2, 0), np.intp)]
     while len(members) > 1:
         limit = np.median(heights[members]) * max(4.0, 2.0 / max(iou_threshold, 1e-3))
         low = members[heights[members] <= limit]
-        near = _pairs_in_bands(boxes[low], 1 - iou_threshold)
-        if near is None:
+        pairs = _pairs_in_bands(boxes[low], iou_threshold)
+        if pairs is None:
             return None
-        found.append(low[near])
+        found.append(low[pairs])
         if len(low) == len(members):
             break
         members = members[heights[members] > iou_threshold * limit]
-    if not found:
-        return np.empty((2, 0), np.intp)
-    pairs = np.concatenate(found, axis=1)
-    first, second = boxes[pairs[0]], boxes[pairs[1]]
-    sides = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
-    overlap = np.maximum(sides[:, 0], 0) * np.maximum(sides[:, 1], 0)
-    areas = (boxes[:, 2] - boxes[:, 0]) * heights
-    union = areas[pairs[0]] + areas[pairs[1]] - overlap
-    return pairs[:, overlap > iou_threshold * union]
+    return np.concatenate(found, axis=1)
 
 
-def _pairs_in_bands(boxes: NDArray[np.float64], reach: float) -> Ranks | None:
-    """Pairs ``[2, P]`` that may overlap enough: no further apart than ``reach`` times a side.
+def _pairs_in_bands(boxes: NDArray[np.float64], iou_threshold: float) -> Ranks | None:
+    """``overlapping_pairs`` of boxes that are alike in height.
 
-    A box's top left corner lies in a band as high as the tallest box reaches, so that only boxes of
-    one band and of the next can be a pair.
+    To overlap enough, two boxes may lie no further apart than ``reach`` times their sides. A box's
+    top lies in a band as high as the tallest box reaches, so that only boxes of one band and of the
+    next can be a pair.
     """
-    left, top, right, bottom = boxes.T
+    # Columns are small enough to stay in the processor's cache, unlike rows of four.
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    reach = 1 - iou_threshold
     widest, tallest = reach * float((right - left).max()), reach * float((bottom - top).max())
     band = np.floor((top - top.min()) / max(tallest, 1e-9))
     # One number orders the boxes by band and then by x; bands lie too far apart to touch.
     stride = right.max() - left.min() + 2 * widest + 1
     key = band * stride + (left - left.min())
-    order = np.argsort(key, kind="stable")
-    key, right_key = key[order], (key + reach * (right - left))[order]
-    same_end = np.searchsorted(key, right_key)
-    next_start = np.searchsorted(key, key + stride - widest)
-    next_end = np.searchsorted(key, right_key + stride)
+    order = np.argsort(key)
+    left, top, right, bottom, key = left[order], top[order], right[order], bottom[order], key[order]
+    right_key = key + reach * (right - left)
     own = np.arange(len(boxes))
-    starts = np.concatenate([own + 1, next_start])
-    counts = np.maximum(np.concatenate([same_end, next_end]) - starts, 0)
+    starts = np.concatenate([own + 1, np.searchsorted(key, key + (stride - widest))])
+    ends = np.concatenate(
+        [np.searchsorted(key, right_key), np.searchsorted(key, right_key + stride)]
+    )
+    counts = np.maximum(ends - starts, 0)
     total = int(counts.sum())
     if total > MAX_NEIGHBOURS * len(boxes):
         return None
     one = np.repeat(np.concatenate([own, own]), counts)
     other = np.arange(total) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    top, bottom = top[order], bottom[order]
-    crossing = (top[one] < bottom[other]) & (top[other] < bottom[one])
-    return np.stack([order[one[crossing]], order[other[crossing]]])
+    width = np.minimum(right[one], right[other]) - np.maximum(left[one], left[other])
+    height = np.minimum(bottom[one], bottom[other]) - np.maximum(top[one], top[other])
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    area = (right - left) * (bottom - top)
+    pairs = np.flatnonzero(overlap > iou_threshold * (area[one] + area[other] - overlap))
+    return np.stack([order[one[pairs]], order[other[pairs]]])

@@ -206,8 +206,10 @@ class FaceDetector:
         scores = scores[chosen]
         with np.errstate(over="ignore"):
             boxes = decode_boxes(box_deltas[chosen], anchors[chosen])
-        finite = np.isfinite(boxes).all(axis=1) & np.isfinite(landmark_deltas[chosen]).all(axis=1)
-        boxes, scores, chosen = boxes[finite], scores[finite], chosen[finite]
+        deltas = landmark_deltas[chosen]
+        if not (np.isfinite(boxes).all() and np.isfinite(deltas).all()):
+            finite = np.isfinite(boxes).all(axis=1) & np.isfinite(deltas).all(axis=1)
+            boxes, scores, chosen = boxes[finite], scores[finite], chosen[finite]
         kept = non_maximum_suppression(boxes, scores, self.nms_iou)
         boxes, scores, chosen = boxes[kept], scores[kept], chosen[kept]
         landmarks = decode_landmarks(landmark_deltas[chosen], anchors[chosen])
