@@ -172,6 +172,7 @@ def _quantized(
             {"WeightSymmetric": True},
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()  # the quantizer leaves that to its own saving
     finally:
         root.setLevel(level)
     return quantizer.model.model
