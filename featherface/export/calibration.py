@@ -48,10 +48,11 @@ def _shards(folder: Path) -> list[Path]:
 
 def _from_pictures(folder: Path, count: int) -> Iterator[ByteImage]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    chosen = np.unique(np.linspace(0, len(paths) - 1, count).round().astype(int)) if paths else []
-    for index in chosen:
+    step = max(1.0, len(paths) / count)
+    chosen = [paths[int(place)] for place in np.arange(0, len(paths), step)]
+    for path in chosen[:count]:
         try:
-            yield read_image(paths[index])
+            yield read_image(path)
         except ImageError:
             continue
 

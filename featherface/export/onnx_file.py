@@ -10,6 +10,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from featherface.export.graph_rewrites import simplify
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 
@@ -50,7 +51,7 @@ def export_onnx(model: FeatherFaceV2 | BaselineV1, path: Path, opset: int = OPSE
             opset_version=opset,
             dynamo=False,
         )
-    graph = onnx.load(temporary)
+    graph = simplify(onnx.load(temporary))
     graph.producer_name = "featherface"
     for key, value in {
         "model": type(model).__name__,

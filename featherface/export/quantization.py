@@ -123,7 +123,7 @@ def quantize(
     return Quantized(result, tuple(errors), kept, error, error_all)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader(CalibrationDataReader):
     """Hands the images to ONNX Runtime's calibrator."""
 
     def __init__(self, images: Sequence[FloatArray]) -> None:
