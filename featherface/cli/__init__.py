@@ -26,6 +26,7 @@ JOBS: tuple[str, ...] = (
     "evaluate",
     "benchmark",
     "train",
+    "analyze",
     "experiments",
     "export",
     "diagram",
