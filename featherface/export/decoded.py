@@ -190,6 +190,8 @@ def with_decoding(
         outputs=[f"decoding/{name}" for name in OUTPUTS],
     )
     _rename_outputs(whole.graph, OUTPUTS)
+    del whole.opset_import[:]  # merging repeats them
+    whole.opset_import.extend(model.opset_import)
     whole.producer_name = model.producer_name
     whole.metadata_props.extend(model.metadata_props)
     add_metadata(

@@ -40,6 +40,7 @@ FloatArray = NDArray[np.float32]
 Progress = Callable[[Sequence[str]], Iterable[str]]
 
 CANDIDATE_SCORE = 0.1
+FACE_SCORE = 0.5  # at least one in the calibration images, or they show nothing
 TOLERANCE = 0.02
 MEASURED_IMAGES = 6  # of the calibration images, for the errors
 EXACT_SUMS = ("session.x64quantprecision", "1")
@@ -91,7 +92,7 @@ def quantize(
 
     measured = _evenly(images, MEASURED_IMAGES)
     expected = _outputs(source, measured)
-    if not any((scores >= CANDIDATE_SCORE).any() for scores in expected):
+    if not any((scores >= FACE_SCORE).any() for scores in expected):
         raise DataError("No image to calibrate with shows a face; give photos of people")
 
     def error_of(layers: Sequence[str]) -> float:
