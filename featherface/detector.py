@@ -14,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from featherface.anchors import decode_boxes, decode_landmarks, make_anchors
+from featherface.box_voting import vote
 from featherface.boxes import non_maximum_suppression
 from featherface.errors import ConfigError, ImageError, WeightsError
 from featherface.faces import Faces
@@ -63,8 +64,9 @@ class FaceDetector:
     looks at the original pixels, which finds smaller faces and takes longer. Either way the image
     is padded right and below, with black, to multiples of 32.
     ``score_threshold``: faces under it are dropped. ``nms_iou``: of two boxes that overlap more,
-    the lesser is dropped. ``providers``: of ONNX Runtime, by name, first choice first; None is the
-    CPU. ``threads``: for the network; None takes up to four.
+    the lesser is dropped, but has its vote on where the better one lies (``box_voting``).
+    ``providers``: of ONNX Runtime, by name, first choice first; None is the CPU. ``threads``: for
+    the network; None takes up to four.
 
     A detector holds no state between calls; threads may share it. Raises ``WeightsError`` if the
     weights are missing, corrupt or of another model, ``ConfigError`` if a value is out of range.
@@ -211,7 +213,7 @@ class FaceDetector:
             finite = np.isfinite(boxes).all(axis=1) & np.isfinite(deltas).all(axis=1)
             boxes, scores, chosen = boxes[finite], scores[finite], chosen[finite]
         kept = non_maximum_suppression(boxes, scores, self.nms_iou)
-        boxes, scores, chosen = boxes[kept], scores[kept], chosen[kept]
+        boxes, scores, chosen = vote(boxes, scores, kept), scores[kept], chosen[kept]
         landmarks = decode_landmarks(landmark_deltas[chosen], anchors[chosen])
 
         rows, columns = image.pixels.shape[:2]

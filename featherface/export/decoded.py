@@ -6,8 +6,8 @@
     landmarks     float32 [N, 5, 2]
     image_index   int64 [N], the image of the batch that each face is in
 
-Padding to multiples of 32, anchors, coding and suppression are those of ``FaceDetector``, in
-operators of opset 17; they are written out below in ONNX's own text format. They join any graph
+Padding to multiples of 32, anchors, coding, suppression and voting are those of ``FaceDetector``,
+in operators of opset 17; they are written out below in ONNX's own text format. They join any graph
 with raw outputs, whatever its precision.
 """
 
@@ -19,6 +19,7 @@ import onnx
 from onnx import compose, parser
 
 from featherface.anchors import ANCHOR_SIZES, CENTRE_VARIANCE, SIZE_VARIANCE, STRIDES
+from featherface.box_voting import VOTE_IOU
 from featherface.errors import ConfigError
 from featherface.export.source_model import add_metadata
 
@@ -120,11 +121,44 @@ decoding (float[batch, anchors] anchor_scores, float[batch, anchors, 4] box_delt
     third = Constant <value_int = 2> ()
     images = Gather <axis = 1> (selected, first)
     anchors = Gather <axis = 1> (selected, third)
-    face_boxes = GatherND (all_boxes, image_and_anchor)
+    best_boxes = GatherND (all_boxes, image_and_anchor)
     face_scores = GatherND (anchor_scores, image_and_anchor)
     face_deltas = GatherND (landmark_deltas, image_and_anchor)
     face_centres = Gather (centres, anchors)
     face_reach = Gather (reach, anchors)
+
+    above = Greater (anchor_scores, score_threshold)
+    voter_columns = NonZero (above)
+    voter_rows = Transpose <perm = [1, 0]> (voter_columns)
+    voter_boxes = GatherND (all_boxes, voter_rows)
+    voter_scores = GatherND (anchor_scores, voter_rows)
+    voter_images = Gather (voter_columns, first)
+    axis_0 = Constant <value_ints = [0]> ()
+    best_rows = Unsqueeze (best_boxes, axis_1)
+    voter_grid = Unsqueeze (voter_boxes, axis_0)
+    best_low, best_high = Split <axis = 2> (best_rows, halves_split)
+    voter_low, voter_high = Split <axis = 2> (voter_grid, halves_split)
+    shared_low = Max (best_low, voter_low)
+    shared_high = Min (best_high, voter_high)
+    shared_reach = Sub (shared_high, shared_low)
+    shared_sides = Max (shared_reach, zero)
+    overlaps = ReduceProd <axes = [2], keepdims = 0> (shared_sides)
+    best_sides = Sub (best_high, best_low)
+    voter_sides = Sub (voter_high, voter_low)
+    best_areas = ReduceProd <axes = [2], keepdims = 0> (best_sides)
+    voter_areas = ReduceProd <axes = [2], keepdims = 0> (voter_sides)
+    both_areas = Add (best_areas, voter_areas)
+    unions = Sub (both_areas, overlaps)
+    vote_iou = Constant <value_floats = [{vote_iou}]> ()
+    needed = Mul (unions, vote_iou)
+    near = Greater (overlaps, needed)
+    face_images = Unsqueeze (images, axis_1)
+    same_image = Equal (face_images, voter_images)
+    votes = And (near, same_image)
+    weights = Where (votes, voter_scores, zero)
+    weight_sums = ReduceSum <keepdims = 1> (weights, axis_1)
+    box_sums = MatMul (weights, voter_boxes)
+    face_boxes = Div (box_sums, weight_sums)
 
     points = Constant <value_ints = [-1, 5, 2]> ()
     point_deltas = Reshape (face_deltas, points)
@@ -214,6 +248,7 @@ def _decoding_text(score_threshold: float, nms_iou: float) -> str:
         centre_variance=CENTRE_VARIANCE,
         size_variance=SIZE_VARIANCE,
         most=MOST_FACES,
+        vote_iou=f"{VOTE_IOU:.6f}",
         nms_iou=f"{nms_iou:.6f}",
         score_threshold=f"{score_threshold:.6f}",
     )
