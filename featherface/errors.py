@@ -9,6 +9,14 @@ class ImageError(FeatherFaceError):
     """A picture that cannot be read or has impossible measures."""
 
 
+class ImageKindError(ImageError):
+    """A file that is no picture, or a picture of a kind that is not read."""
+
+
+class ImageSizeError(ImageError):
+    """A picture with more pixels than the limit."""
+
+
 class WeightsError(FeatherFaceError):
     """A weight file that is missing, corrupt or made for another model."""
 

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.errors import ImageError
+from featherface.errors import ImageError, ImageKindError, ImageSizeError
 
 ByteImage = NDArray[np.uint8]
 
@@ -196,7 +196,7 @@ def read_header(data: bytes, name: str) -> ImageHeader:
         raise ImageError(f"{name}: the file ends or breaks in its header; fetch it again") from None
     if header is None:
         what = "text, not a picture" if _looks_like_text(data) else "not a known kind of picture"
-        raise ImageError(f"{name}: {what}; give {READABLE}")
+        raise ImageKindError(f"{name}: {what}; give {READABLE}")
     return header
 
 
@@ -216,7 +216,7 @@ def _read_bytes(path: Path) -> bytes:
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise ImageError(
+        raise ImageSizeError(
             f"{name}: {width}x{height} pixels are {width * height / 1e6:,.0f} megapixels, "
             f"more than the limit of {max_pixels / 1e6:,.0f}; shrink the picture first"
         )

@@ -29,6 +29,7 @@ JOBS: tuple[str, ...] = (
     "analyze",
     "experiments",
     "export",
+    "serve",
     "diagram",
     "results_table",
 )
