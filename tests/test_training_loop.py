@@ -142,6 +142,7 @@ def test_it_learns_to_find_discs(shards: Path, tmp_path: Path) -> None:
         shards,
         tmp_path,
         images=480,
+        optimiser={"learning_rate": 0.005},
         data={
             "shards": shards,
             "cache": shards.parent / "cache",

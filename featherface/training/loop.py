@@ -31,7 +31,7 @@ from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
-from featherface.models.outputs import HeadOutputs
+from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.models.pretrained import load_v1
 from featherface.models.weight_files import load_weights, save_weights
 from featherface.training.batches import make_loader, total_batches
@@ -45,6 +45,7 @@ from featherface.training.distillation import (
 )
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
+from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
 from featherface.training.validation import validate_model
@@ -60,14 +61,14 @@ class Learner(nn.Module):
         self,
         student: FeatherFaceV2 | BaselineV1,
         config: RunConfig,
-        teacher: FeatherFaceV1 | None,
+        teacher: FeatherFaceV1 | OnnxTeacher | None,
     ) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
-        if teacher is not None:
+        if isinstance(teacher, FeatherFaceV1):
             with torch.no_grad():
                 image = torch.zeros(1, 3, 64, 64)
                 ours = compared_maps(student.eval().forward_with_features(image)[1])
@@ -100,17 +101,25 @@ class Learner(nn.Module):
             for name, value in label_losses(prediction, anchors, targets, config.loss).items():
                 terms[name] = labels * value
         if features or outputs:
-            with torch.no_grad():
-                taught, taught_maps = self.teacher[0].forward_with_features(teacher_input(images))
+            taught, taught_maps = self.ask_teacher(images)
             if outputs:
                 for name, value in output_losses(
                     prediction, taught, anchors, config.distillation
                 ).items():
                     terms[name] = outputs * value
-            if features and self.adapters is not None:
+            if features and self.adapters is not None and taught_maps is not None:
                 distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
                 terms["features"] = features * config.distillation.features * distance
         return terms
+
+    @torch.no_grad()
+    def ask_teacher(self, images: Tensor) -> tuple[HeadOutputs, FeatureMaps | None]:
+        """The teacher's outputs for RGB ``images``, and its maps if it is a PyTorch model."""
+        teacher = self.teacher[0]
+        if isinstance(teacher, OnnxTeacher):
+            return teacher(images), None
+        outputs, maps = teacher.forward_with_features(teacher_input(images))
+        return outputs, maps
 
 
 def train(
@@ -140,9 +149,7 @@ def train(
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
     student = student if student is not None else build_student(config)
-    teacher = None
-    if config.distillation.teacher is not None:
-        teacher = load_v1(config.distillation.teacher).eval().requires_grad_(False)
+    teacher = open_teacher(config, on_cpu=fabric.device.type == "cpu")
     freeze(student, config.start.frozen_blocks)
     learner = Learner(student, config, teacher)
     average = moving_average(student, config.optimiser.ema)
@@ -159,8 +166,8 @@ def train(
     if state:
         optimiser.load_state_dict(state["optimiser"])
     wrapped, optimiser = fabric.setup(learner, optimiser)
-    for module in learner.teacher:
-        module.to(fabric.device)
+    if isinstance(teacher, nn.Module):
+        teacher.to(fabric.device)
     average.to(fabric.device)
     if fabric.is_global_zero:
         report(
@@ -280,6 +287,26 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     elif start.imagenet is not None:
         warm_start_from_imagenet(model, start.imagenet)
     return model
+
+
+def open_teacher(config: RunConfig, on_cpu: bool) -> FeatherFaceV1 | OnnxTeacher | None:
+    """V1 from its weights, or any ONNX file with the same anchors, which has no features to show.
+
+    On a CPU V1, too, runs in ONNX Runtime where the schedule has no use for its features.
+    """
+    path = config.distillation.teacher
+    if path is None:
+        return None
+    has_features = any(features > 0 for _, features, _, _ in config.distillation.schedule)
+    if path.suffix == ".onnx":
+        if has_features:
+            raise ConfigError(
+                f"distillation.schedule: {path.name} shows no features; let their weight be 0 at "
+                "every point"
+            )
+        return OnnxTeacher(path)
+    teacher = load_v1(path).eval().requires_grad_(False)
+    return teacher if has_features or not on_cpu else OnnxTeacher.of(teacher)
 
 
 def open_photos(config: RunConfig) -> Any:
