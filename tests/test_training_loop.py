@@ -95,6 +95,7 @@ def test_a_killed_run_goes_on_with_the_same_samples(
         loop.train(config, accelerator="cpu", report=lambda _: None)
     monkeypatch.setattr(loop.RunLog, "step", original)
     assert load_checkpoint(config.folder / "last.ckpt")["batches"] == 3
+    assert load_v2(config.folder / "average.safetensors").training is False
     resumed = loop.train(config, accelerator="cpu", report=lambda _: None)
     expected, found = load_file(whole), load_file(resumed)
     for name, tensor in expected.items():

@@ -76,6 +76,8 @@ def _from_safetensors(path: Path) -> onnx.ModelProto:
         from featherface.export.onnx_file import export_onnx
         from featherface.models.pretrained_v2 import load_v2
     except ImportError as error:
+        if (error.name or "").startswith("featherface"):
+            raise
         raise MissingExtraError(
             f"{path}: a .safetensors file needs PyTorch: pip install 'featherface[train]', or give "
             "the .onnx file"

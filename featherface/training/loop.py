@@ -4,9 +4,9 @@
     featherface distill --config configs/v2_distill.yaml
     featherface distill --config configs/v2_distill.yaml --devices 4     # DDP on four GPUs
 
-A run writes ``runs/NAME``: ``last.ckpt`` every few minutes, ``log.csv``, TensorBoard, and at the
-end ``model.safetensors`` (the moving average) and a row of ``results/experiments.csv``. The same
-command goes on where a killed run stopped.
+A run writes ``runs/NAME``: ``last.ckpt`` and ``average.safetensors`` (the moving average of the
+weights so far) every few minutes, ``log.csv``, TensorBoard, and at the end ``model.safetensors``
+and a row of ``results/experiments.csv``. The same command goes on where a killed run stopped.
 """
 
 from __future__ import annotations
@@ -219,6 +219,8 @@ def train(
                     },
                     config.folder / "last.ckpt",
                 )
+                facts = describe(student, config, step + 1)
+                save_weights(average.module, config.folder / "average.safetensors", facts)
                 saved = time.monotonic()
     weights = config.folder / "model.safetensors"
     if fabric.is_global_zero:
