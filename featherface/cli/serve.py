@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -94,8 +95,10 @@ def serve(
         max_side=max_side,
         token=token,
     )
-    app = create_app(settings)
+    # It would write a line for every form that breaks off; the client is told, and it is counted.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     with _listen(host, port) as listener:
+        app = create_app(settings)
         config = uvicorn.Config(
             app,
             log_level="info" if access_log else "warning",

@@ -44,7 +44,8 @@ class Admission:
             if not api:
                 await self.app(scope, receive, send)
                 return
-            self._check_announced(headers)
+            if scope["method"] == "POST":
+                self._check_announced(headers)
             self._take_place()
         except ApiError as error:
             if "expect" not in headers:
@@ -91,6 +92,12 @@ class Admission:
             raise ApiError(400, "bad_request", "The Content-Length is not a number")
         if int(length) > self.settings.max_body_bytes:
             raise self._too_large()
+        if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise ApiError(
+                415,
+                "not_multipart",
+                "Send multipart/form-data with one or more files in the field images",
+            )
 
     def _too_large(self) -> ApiError:
         limit = self.settings.max_body_bytes / MEBIBYTE

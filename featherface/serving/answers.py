@@ -18,6 +18,7 @@ Code = Literal[
     "too_many_files",
     "file_too_large",
     "too_many_pixels",
+    "not_multipart",
     "not_a_picture",
     "mixed_content",
     "damaged_picture",

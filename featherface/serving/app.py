@@ -27,9 +27,17 @@ from featherface.serving.settings import ServeSettings
 DESCRIPTION = """Finds faces and their five landmarks. Pictures are looked at in memory and
 forgotten. One bad picture alone gives an error status; among several it has its error in its place.
 """
-Unit = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+# The limits keep one request from asking for ten thousand boxes, which takes a minute to sort out.
+Threshold = Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)]
+Overlap = Annotated[float, Field(ge=0, le=0.9, allow_inf_nan=False)]
 InputSize = Annotated[int, Field(ge=32)] | Literal["original"]
-UnitField = Annotated[Unit | None, Form(description="0 to 1; also as a query field")]
+ThresholdField = Annotated[
+    Threshold | None, Form(description="Lowest score of a face; also as a query field")
+]
+OverlapField = Annotated[
+    Overlap | None,
+    Form(description="Overlap (IoU) at which the lesser box goes; also as a query field"),
+]
 SizeField = Annotated[
     InputSize | None,
     Form(description='Long side in pixels, or "original"; also as a query field'),
@@ -76,11 +84,11 @@ def _add_detection(app: FastAPI, detection: Detection) -> None:
     settings = detection.settings
 
     def read_wishes(
-        score_threshold: UnitField = None,
-        nms_iou: UnitField = None,
+        score_threshold: ThresholdField = None,
+        nms_iou: OverlapField = None,
         input_size: SizeField = None,
-        query_threshold: Annotated[Unit | None, Query(alias="score_threshold")] = None,
-        query_iou: Annotated[Unit | None, Query(alias="nms_iou")] = None,
+        query_threshold: Annotated[Threshold | None, Query(alias="score_threshold")] = None,
+        query_iou: Annotated[Overlap | None, Query(alias="nms_iou")] = None,
         query_size: Annotated[InputSize | None, Query(alias="input_size")] = None,
     ) -> Wishes:
         """The form's fields, then the query's, then the server's own settings."""
@@ -181,17 +189,26 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        fields = {
-            str(one["loc"][1] if len(one["loc"]) > 1 else one["loc"][0]): one["msg"]
-            for one in error.errors()
-        }
-        message = "; ".join(f"{field}: {text}" for field, text in fields.items())
-        return problem_response(422, Problem(code="invalid_field", message=message))
+        problem = Problem(code="invalid_field", message=_explain(error))
+        return problem_response(422, problem)
 
     @app.exception_handler(Exception)
     async def internal(_: Request, error: Exception) -> JSONResponse:
         message = "The server failed; its log says why"
         return problem_response(500, Problem(code="internal", message=message))
+
+
+def _explain(error: RequestValidationError) -> str:
+    """``field: what is wrong``; of a field with several choices, what is wrong with each."""
+    fields: dict[str, list[str]] = {}
+    for one in error.errors():
+        field = str(one["loc"][1] if len(one["loc"]) > 1 else one["loc"][0])
+        text = str(one["msg"])
+        if field == "images":
+            text = "send one or more files, each with a file name"
+        if text not in fields.setdefault(field, []):
+            fields[field].append(text)
+    return "; ".join(f"{field}: {', or '.join(texts)}" for field, texts in fields.items())
 
 
 def _first(*values: Any) -> Any:

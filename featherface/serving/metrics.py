@@ -73,4 +73,8 @@ class CountRequests:
                 self.metrics.requests.labels(path, str(message["status"])).inc()
             await send(message)
 
-        await self.app(scope, receive, counted)
+        try:
+            await self.app(scope, receive, counted)
+        except Exception:  # answered with 500 further out
+            self.metrics.requests.labels(path, "500").inc()
+            raise

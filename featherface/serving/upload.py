@@ -46,8 +46,11 @@ def read_upload(data: bytes, name: str, settings: ServeSettings) -> ByteImage:
     try:
         header = read_header(data, name)
         if header.format not in ACCEPTED:
-            raise ImageKindError(
-                f"{name}: {header.format} is not accepted here; send {', '.join(ACCEPTED)}"
+            raise ImageKindError(f"{name}: {header.format} is not accepted here")
+        if header.width * header.height > settings.max_pixels:
+            raise ImageSizeError(
+                f"{name}: {header.width}x{header.height} pixels are more than the limit of "
+                f"{settings.max_pixels / 1e6:,.0f} megapixels; shrink the picture first"
             )
         if other := find_mixed_content(data, header.format):
             raise ApiError(
@@ -59,10 +62,12 @@ def read_upload(data: bytes, name: str, settings: ServeSettings) -> ByteImage:
             )
         if header.format == "JPEG" and data.count(b"\xff\xda") > MAX_SCANS:
             raise ImageError(f"{name}: a JPEG of more than {MAX_SCANS} scans; save it anew")
-        return decode_image(data, name, max_pixels=settings.max_pixels)
+        return decode_image(data, name)
     except ImageSizeError as error:
         raise ApiError(413, "too_many_pixels", str(error), file=name) from error
     except ImageKindError as error:
-        raise ApiError(415, "not_a_picture", str(error), file=name) from error
+        what = str(error).partition(";")[0]
+        message = f"{what}; send {', '.join(ACCEPTED)}"
+        raise ApiError(415, "not_a_picture", message, file=name) from error
     except ImageError as error:
         raise ApiError(422, "damaged_picture", str(error), file=name) from error
