@@ -95,7 +95,7 @@ def bad_calls() -> list[Call]:
         _upload("21 MiB", 413, photo + bytes(21 << 20)),
         _upload("threshold of 7", 422, photo, {"score_threshold": "7"}),
         Call("no form", 415, {"json": {"images": "none"}}),
-        Call("broken form", 400, {"content": b"--x\r\nrubbish", "headers": FORM}),
+        Call("broken form", 422, {"content": b"--x\r\nrubbish", "headers": FORM}),
         Call("field, not file", 422, {"content": WHOLE_FORM, "headers": FORM}),
     ]
 
@@ -133,7 +133,10 @@ def run_load(requests: int, concurrency: int) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "requests_per_second": round(requests / seconds, 1),
         "statuses": dict(sorted(total.items())),
-        "server_errors": sum(count for status, count in total.items() if status >= "5"),
+        "server_errors_5xx": sum(
+            count for status, count in total.items() if status[0] == "5" and status.isdigit()
+        ),
+        "lost_connections": sum(count for status, count in total.items() if not status.isdigit()),
         "unexpected": tally.unexpected,
         "told_to_wait_429": tally.told_to_wait,
         "by_kind": {kind: dict(counts) for kind, counts in sorted(tally.statuses.items())},

@@ -16,6 +16,7 @@ import typer
 from featherface.errors import ConfigError
 
 GRACE_SECONDS = 20
+KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep theirs, so that they close first
 
 
 def register(app: typer.Typer) -> None:
@@ -104,6 +105,7 @@ def serve(
             log_level="info" if access_log else "warning",
             access_log=access_log,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
         shown = f"[{host}]" if ":" in host else host

@@ -18,8 +18,7 @@ from featherface.serving.problems import ApiError, error_response
 from featherface.serving.settings import MEBIBYTE, ServeSettings
 
 RETRY_AFTER = "1"
-DISCARD_BYTES = 1 * MEBIBYTE  # of a refused body, read so that the client gets to read the answer
-DISCARD_SECONDS = 1.0
+DISCARD_SECONDS = 10.0
 
 
 class Admission:
@@ -48,17 +47,29 @@ class Admission:
                 self._check_announced(headers)
             self._take_place()
         except ApiError as error:
-            if "expect" not in headers:
-                await _discard(receive)
-            response = error_response(error)
-            response.headers["Connection"] = "close"
-            await response(scope, receive, send)
+            await self._refuse(error, headers, receive, send)
             return
         try:
             await self.app(scope, self._limited(receive), send)
         finally:
             self.taken -= 1
             self.metrics.active.set(self.taken)
+
+    async def _refuse(
+        self, error: ApiError, headers: Headers, receive: Receive, send: Send
+    ) -> None:
+        """Answer at once, then let the client finish sending.
+
+        A connection that is closed with unread bytes is reset, and the client may lose the answer.
+        """
+        response = error_response(error)
+        response.headers["Connection"] = "close"
+        start = {"status": response.status_code, "headers": response.raw_headers}
+        await send({"type": "http.response.start", **start})
+        await send({"type": "http.response.body", "body": response.body, "more_body": True})
+        if "expect" not in headers:  # else the client waits for leave to send
+            await _discard(receive, self.settings.max_body_bytes)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _check_token(self, headers: Headers) -> None:
         if self.settings.token is None:
@@ -137,14 +148,11 @@ class Admission:
         return limited
 
 
-async def _discard(receive: Receive) -> None:
-    """Read a little of a body that nobody wants.
-
-    A connection that is closed with unread bytes is reset, and the client may lose the answer.
-    """
+async def _discard(receive: Receive, most: int) -> None:
+    """Read and forget what is left of a body: up to ``most`` bytes, for a while."""
 
     async def read() -> None:
-        left = DISCARD_BYTES
+        left = most
         while left > 0:
             message = await receive()
             if message["type"] != "http.request" or not message.get("more_body", False):
