@@ -81,9 +81,9 @@ function drawLandmarks(context, { box, landmarks }, unit) {
 
 function drawScore(context, face, unit) {
   const [x1, y1, x2] = face.box;
-  if (x2 - x1 < 30 * unit) return; // it would hide more than it tells
+  if (x2 - x1 < 24 * unit) return; // it would hide more than it tells
   const text = face.score.toFixed(2);
-  const size = Math.min(13, Math.max(10, (x2 - x1) / unit / 5)) * unit;
+  const size = Math.min(13, Math.max(9, (x2 - x1) / unit / 5)) * unit;
   context.font = `600 ${size}px system-ui, sans-serif`;
   const [width, height] = [context.measureText(text).width + 0.7 * size, 1.35 * size];
   const half = lineWidth(face, unit) / 2;

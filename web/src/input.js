@@ -26,46 +26,55 @@ export function toPlanes(pixels, width, height, [newWidth, newHeight]) {
   const shrinks = newWidth <= width && newHeight <= height;
   const across = weights(width, newWidth, shrinks);
   const down = weights(height, newHeight, shrinks);
-  const line = new Float32Array(3 * newWidth);
-  const cache = new Map(); // source row: that row resized across; neighbours share them
-
-  const resizedRow = (row) => {
-    let resized = cache.get(row);
-    if (resized) return resized;
-    resized = new Float32Array(3 * newWidth);
-    for (let x = 0; x < newWidth; x++) {
-      const end = across.starts[x + 1];
-      let [red, green, blue] = [0, 0, 0];
-      for (let at = across.starts[x]; at < end; at++) {
-        const source = 4 * (row * width + across.indices[at]);
-        const weight = across.values[at];
-        red += weight * pixels[source];
-        green += weight * pixels[source + 1];
-        blue += weight * pixels[source + 2];
-      }
-      resized[3 * x] = red;
-      resized[3 * x + 1] = green;
-      resized[3 * x + 2] = blue;
+  const kept = [newRow(-1), newRow(-1)]; // rows resized across; neighbours below share them
+  function newRow(source) {
+    return { source, values: new Float32Array(3 * newWidth) };
+  }
+  function rowAt(source) {
+    let row = kept.find((one) => one.source === source);
+    if (!row) {
+      row = kept.shift();
+      row.source = source;
+      resizeRow(pixels, 4 * source * width, across, row.values);
+      kept.push(row);
     }
-    if (cache.size >= 2) cache.delete(cache.keys().next().value);
-    cache.set(row, resized);
-    return resized;
-  };
+    return row.values;
+  }
 
+  const line = new Float32Array(3 * newWidth);
   for (let y = 0; y < newHeight; y++) {
-    line.fill(0);
+    line.fill(0.5); // so that cutting off the fraction rounds
     for (let at = down.starts[y]; at < down.starts[y + 1]; at++) {
-      const row = resizedRow(down.indices[at]);
+      const row = rowAt(down.indices[at]);
       const weight = down.values[at];
       for (let x = 0; x < line.length; x++) line[x] += weight * row[x];
     }
-    for (let x = 0; x < newWidth; x++) {
-      for (let channel = 0; channel < 3; channel++) {
-        planes[(channel * rows + y) * columns + x] = Math.round(line[3 * x + channel]);
-      }
+    for (let channel = 0; channel < 3; channel++) {
+      const start = (channel * rows + y) * columns;
+      for (let x = 0, at = channel; x < newWidth; x++, at += 3) planes[start + x] = line[at] | 0;
     }
   }
   return planes;
+}
+
+/** One row of RGBA `pixels` from `offset` on, resized into `row`: red, green, blue by turns. */
+function resizeRow(pixels, offset, { starts, indices, values }, row) {
+  for (let x = 0, at = 0; at < row.length; x++) {
+    const end = starts[x + 1];
+    let red = 0;
+    let green = 0;
+    let blue = 0;
+    for (let tap = starts[x]; tap < end; tap++) {
+      const source = offset + 4 * indices[tap];
+      const weight = values[tap];
+      red += weight * pixels[source];
+      green += weight * pixels[source + 1];
+      blue += weight * pixels[source + 2];
+    }
+    row[at++] = red;
+    row[at++] = green;
+    row[at++] = blue;
+  }
 }
 
 /** For each of `to` places, which of `from` samples it is made of, and how much of each. */

@@ -161,7 +161,7 @@ function stopWebcam() {
   if (!closeWebcam) return;
   closeWebcam();
   closeWebcam = null;
-  element("webcam").textContent = "Start webcam";
+  element("webcam").textContent = "Webcam";
   element("webcam").setAttribute("aria-pressed", "false");
   render();
 }
@@ -213,7 +213,7 @@ function render() {
   const short = closeWebcam ? `${framesPerSecond.toFixed(1)} fps` : "";
   drawNote(context, [count, time, short].filter(Boolean).join(" · "), pixelRatio);
   canvas.setAttribute("aria-label", `${shown.name} with ${count} marked`);
-  const seen = `looked at in ${found.network.join("×")}`;
+  const seen = `seen at ${found.network.join("×")}`;
   const size = `${found.width}×${found.height} pixels`;
   if (!looking) say([time, rate, size, seen].filter(Boolean).join(" · "), count);
   if (element("count").textContent !== `${count} found`) {

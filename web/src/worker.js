@@ -23,9 +23,6 @@ async function openSession() {
     mjs: here("ort-wasm-simd-threaded.mjs"),
     wasm: here("ort-wasm-simd-threaded.wasm"),
   };
-  ort.env.wasm.numThreads = self.crossOriginIsolated
-    ? Math.min(4, navigator.hardwareConcurrency || 1)
-    : 1;
   ort.env.logLevel = "error";
   const answer = await fetch(here("model.onnx")).catch(() => null);
   if (!answer?.ok) {
@@ -39,9 +36,12 @@ async function openSession() {
   } catch (error) {
     throw new Error(`The model, model.onnx, could not be opened: ${firstLine(error)}`);
   }
-  if (!session.inputNames.includes("image") || !OUTPUTS.every((o) => session.outputNames.includes(o))) {
+  const { inputNames, outputNames } = session;
+  if (!inputNames.includes("image") || !OUTPUTS.every((name) => outputNames.includes(name))) {
     throw new Error("The model, model.onnx, is not one of FeatherFace with raw outputs.");
   }
+  const dark = new ort.Tensor("float32", new Float32Array(3 * 64 * 64), [1, 3, 64, 64]);
+  await session.run({ image: dark }); // so that the first photo does not wait for the compiler
   return session;
 }
 
