@@ -24,7 +24,8 @@ from featherface.serving.page_files import STATIC, PageFiles
 from featherface.serving.problems import CODES, ApiError, error_response, problem_response
 from featherface.serving.settings import ServeSettings
 
-DESCRIPTION = """Finds faces and their five landmarks. No picture is kept. One bad picture alone gives an error status; among several it has its error in its place.
+DESCRIPTION = """Finds faces and their five landmarks. No picture is kept. One bad picture alone
+gives an error status; among several it has its error in its place.
 """
 # The limits keep one request from asking for ten thousand boxes, which takes a minute to sort out.
 Threshold = Annotated[float, Field(ge=0.05, le=1, allow_inf_nan=False)]
