@@ -14,6 +14,7 @@ from featherface.crowd_suppression import overlapping_pairs
 FloatArray = NDArray[np.float32]
 
 VOTE_IOU = 0.5  # with the face's best box; chosen on held-out training photos
+LEAST_WEIGHT = 1e-6  # of boxes with a score of 0
 DENSE = 100_000  # pairs that are compared at once
 
 
@@ -23,6 +24,7 @@ def vote(
     """The boxes ``[K, 4]`` of ``kept``, each the mean of those in ``boxes`` ``[N, 4]`` (x1, y1, x2,
     y2) whose IoU with it is over ``iou``, itself among them, weighted by ``scores`` ``[N]``.
     """
+    scores = np.maximum(scores, LEAST_WEIGHT)
     if len(kept) * len(boxes) > DENSE:
         pairs = overlapping_pairs(boxes.astype(np.float64), iou)
         if pairs is not None:

@@ -63,4 +63,5 @@ def test_a_box_alone_stays_and_none_gives_none() -> None:
     boxes = np.array([[0, 0, 10, 10], [50, 50, 60, 60], [5, 5, 5, 5]], np.float32)
     scores = np.array([0.9, 0.5, 0.3], np.float32)
     np.testing.assert_array_equal(vote(boxes, scores, np.arange(3)), boxes)
+    np.testing.assert_array_equal(vote(boxes, 0 * scores, np.arange(3)), boxes)
     assert vote(boxes[:0], scores[:0], np.empty(0, np.intp)).shape == (0, 4)

@@ -35,7 +35,9 @@ def wider_tree(tmp_path: Path) -> Path:
     return tmp_path / "WIDER_train"
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", sorted(str(p.relative_to(ROOT / "configs")) for p in (ROOT / "configs").rglob("*.yaml"))
+)
 def test_every_recipe_is_valid(name: str) -> None:
     config = read_config(ROOT / "configs" / name)
     assert config.images > 0

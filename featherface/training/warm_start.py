@@ -98,7 +98,7 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) 
                         else state[reader]
                     )
                     keep_out = important(
-                        state[f"{norm_name}.weight"], readers.flatten(2).norm(dim=(0, 2)), width
+                        state[f"{norm_name}.weight"], outgoing_norm(readers), width
                     )
                     if keep_in is not None:
                         weight = weight[:, keep_in]
@@ -119,6 +119,11 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) 
 def important(norm_scale: Tensor, reader_norm: Tensor, count: int) -> Tensor:
     """Sorted indices of the ``count`` channels with the largest scale times outgoing norm."""
     return (norm_scale.abs() * reader_norm).topk(count).indices.sort().values
+
+
+def outgoing_norm(readers: Tensor) -> Tensor:
+    """How much each channel ``[in]`` weighs in the layer ``[out, in]`` or ``[out, in, H, W]``."""
+    return readers.reshape(*readers.shape[:2], -1).norm(dim=(0, 2))
 
 
 def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
