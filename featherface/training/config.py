@@ -68,8 +68,8 @@ class LossConfig(Section):
 class DistillationConfig(Section):
     """Teacher and the weights of its terms.
 
-    ``teacher``: V1's weights (safetensors), or an ONNX file with the same outputs and anchors, which
-    teaches without features.
+    ``teacher``: V1's weights (safetensors), or an ONNX file with the same outputs and anchors,
+    which teaches without features.
 
     ``schedule`` lists (progress, features, outputs, labels): the weights are linear between the
     points. A teacher whose terms weigh nothing is not run.
