@@ -196,6 +196,27 @@ def test_a_student_that_equals_its_teacher_pays_little() -> None:
         assert high[name].item() > 0.01
 
 
+def test_a_teacher_need_not_lower_the_score_of_a_labelled_face() -> None:
+    from featherface.training.config import DistillationConfig
+
+    flat = torch.zeros(1, len(ANCHORS), 4), torch.zeros(1, len(ANCHORS), 10)
+    unsure, sure = torch.full((1, len(ANCHORS)), -3.0), torch.full((1, len(ANCHORS)), 3.0)
+    labelled = torch.zeros(1, len(ANCHORS), dtype=torch.bool)
+    labelled[0, :5] = True
+
+    def gradient(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+        logits = student.clone().requires_grad_()
+        answers = HeadOutputs(torch.stack([torch.zeros_like(teacher), teacher], -1), *flat)
+        config = DistillationConfig()
+        losses = output_losses(HeadOutputs(logits, *flat), answers, ANCHORS, config, labelled)
+        (slope,) = torch.autograd.grad(losses["teacher_logits"], logits)
+        return slope[0]
+
+    lowering, raising = gradient(sure, unsure), gradient(unsure, sure)
+    assert (lowering[:5] == 0).all() and (lowering[5:] > 0).all()
+    assert (raising < 0).all()
+
+
 def test_adapters_compare_patterns_not_scales() -> None:
     torch.manual_seed(0)
     adapters = FeatureAdapters([4], [4])

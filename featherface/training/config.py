@@ -81,6 +81,9 @@ class DistillationConfig(Section):
     logits: float = Field(1.0, ge=0)
     boxes: float = Field(0.5, ge=0)
     landmarks: float = Field(0.1, ge=0)
+    lowers_labelled: bool = Field(
+        True, description="the teacher may lower the score of a labelled face, doubtful or not"
+    )
     schedule: list[tuple[float, float, float, float]] = [
         (0.0, 1.0, 0.5, 0.5),
         (0.3, 0.5, 1.0, 0.5),

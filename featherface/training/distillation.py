@@ -60,11 +60,17 @@ def compared_maps(maps: FeatureMaps) -> list[Tensor]:
 
 
 def output_losses(
-    student: HeadOutputs, teacher: HeadOutputs, anchors: Tensor, config: DistillationConfig
+    student: HeadOutputs,
+    teacher: HeadOutputs,
+    anchors: Tensor,
+    config: DistillationConfig,
+    labelled: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Weighted scalars ``teacher_logits``, ``teacher_boxes`` and ``teacher_landmarks``.
 
-    Boxes and landmarks count where the teacher sees a face, by how sure it is.
+    Boxes and landmarks count where the teacher sees a face, by how sure it is. ``labelled``, bool
+    ``[B, A]``, are anchors over a labelled face, doubtful or not: there the teacher only raises
+    scores, as it misses tiny faces that the labels have.
     """
     margin = teacher.logits[..., 1] - teacher.logits[..., 0]
     soft = torch.sigmoid(margin / config.temperature)
@@ -72,6 +78,8 @@ def output_losses(
     entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
     # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
     focus = (soft - logits.sigmoid()).abs()
+    if labelled is not None:
+        focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
     logit_loss = (focus * entropy).sum() / soft.sum().clamp_min(1)
     probability = torch.sigmoid(margin)
     sure = probability > SURE

@@ -88,6 +88,7 @@ class Learner(nn.Module):
         prediction, maps = self.student.forward_with_features(images)
         prediction = HeadOutputs(*(x.float() for x in prediction))
         terms: dict[str, Tensor] = {}
+        labelled = None
         if labels:
             targets = match_batch(
                 prediction,
@@ -100,11 +101,13 @@ class Learner(nn.Module):
             )
             for name, value in label_losses(prediction, anchors, targets, config.loss).items():
                 terms[name] = labels * value
+            if not config.distillation.lowers_labelled:
+                labelled = targets.face | ~targets.counted
         if features or outputs:
             taught, taught_maps = self.ask_teacher(images)
             if outputs:
                 for name, value in output_losses(
-                    prediction, taught, anchors, config.distillation
+                    prediction, taught, anchors, config.distillation, labelled
                 ).items():
                     terms[name] = outputs * value
             if features and self.adapters is not None and taught_maps is not None:
