@@ -18,6 +18,7 @@ from featherface.cli.inputs import (
     target_names,
     with_progress,
 )
+from featherface.cli.options import LongSide, Recursive, Threads, Weights
 from featherface.errors import ConfigError, FeatherFaceError, ImageError, VideoError
 
 if TYPE_CHECKING:
@@ -90,27 +91,18 @@ def blur(
     existing: Annotated[
         Existing, typer.Option(help="What to do with a result that is there already.")
     ] = Existing.refuse,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")
-    ] = False,
+    recursive: Recursive = False,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP results.")] = 93,
     hold: Annotated[
         int, typer.Option(min=0, max=60, help="Video: frames to hide a face before and after.")
     ] = 5,
     sound: Annotated[bool, typer.Option(help="Video: keep the sound.")] = True,
-    size: Annotated[
-        int,
-        typer.Option(min=0, help="Bring the long side to this many pixels; 0: original pixels."),
-    ] = 640,
+    size: LongSide = 640,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Lowest score of a face; lower hides more.")
     ] = 0.3,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
-    ] = None,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
     """Hide faces: blurred, pixelated or covered. The sources stay as they are.
 

@@ -21,6 +21,7 @@ from featherface.cli.inputs import (
     path_key,
     with_progress,
 )
+from featherface.cli.options import Recursive, Threads, Threshold, Weights
 from featherface.errors import ImageError
 
 if TYPE_CHECKING:
@@ -85,20 +86,14 @@ def crop(
     file_format: Annotated[
         Format, typer.Option("--format", help="File format of the crops.")
     ] = Format.png,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")
-    ] = False,
+    recursive: Recursive = False,
     input_size: Annotated[
         int,
         typer.Option(min=0, help="Bring the photo's long side to this to detect; 0: original."),
     ] = 640,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
-    ] = None,
+    threshold: Threshold = 0.5,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
     """Cut out the faces, upright by their landmarks: PHOTO_face0.png, the best face first.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from featherface.cli.options import Weights
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 
 
@@ -19,7 +21,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="The annotated picture to write.")] = Path(
         "featherface_demo.jpg"
     ),
-    weights: Annotated[Path | None, typer.Option(help="Another ONNX file of weights.")] = None,
+    weights: Weights = None,
 ) -> None:
     """Find the face in an example photo and write an annotated picture."""
     from featherface.detector import FaceDetector

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featherface.cli.inputs import Picture, find_files, naming, target_names, with_progress
+from featherface.cli.options import LongSide, NmsIou, Recursive, Threads, Threshold, Weights
 from featherface.errors import ImageError
 
 if TYPE_CHECKING:
@@ -69,23 +70,12 @@ def detect(
     csv_file: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write the faces as CSV.")
     ] = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Look into subfolders too.")
-    ] = False,
-    size: Annotated[
-        int,
-        typer.Option(min=0, help="Bring the long side to this many pixels; 0: original pixels."),
-    ] = 640,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
-    nms: Annotated[
-        float, typer.Option(min=0, max=1, help="Overlap (IoU) at which the lesser box goes.")
-    ] = 0.4,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
-    ] = None,
+    recursive: Recursive = False,
+    size: LongSide = 640,
+    threshold: Threshold = 0.5,
+    nms: NmsIou = 0.4,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
     """Find faces: a line a file, and annotated copies, JSON or CSV if asked for.
 

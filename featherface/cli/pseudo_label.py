@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from featherface.cli.inputs import find_files
+from featherface.cli.options import Threads
 from featherface.errors import ConfigError, ImageError
 
 if TYPE_CHECKING:
@@ -57,9 +58,7 @@ def pseudo_label(
     ] = None,
     recursive: Annotated[bool, typer.Option(help="Look into subfolders too.")] = True,
     preview: Annotated[int, typer.Option(min=0, help="Photos on the preview page.")] = 48,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Label photos by vote, as WebDataset shards with a preview page.
 

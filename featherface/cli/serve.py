@@ -8,11 +8,11 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featherface.cli.options import NmsIou, Threshold, Weights
 from featherface.errors import ConfigError
 
 GRACE_SECONDS = 20
@@ -39,16 +39,12 @@ def serve(
             help="What the API asks for as a bearer token. Safer by the environment.",
         ),
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
-    ] = None,
+    weights: Weights = None,
     size: Annotated[
         int, typer.Option(min=0, help="Long side unless a request says; 0: original pixels.")
     ] = 640,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
-    nms: Annotated[
-        float, typer.Option(min=0, max=1, help="Overlap (IoU) at which the lesser box goes.")
-    ] = 0.4,
+    threshold: Threshold = 0.5,
+    nms: NmsIou = 0.4,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Pictures looked at side by side. Default: cores, up to 4."),

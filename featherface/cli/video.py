@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from featherface.cli.options import LongSide, Threads, Threshold, Weights
 from featherface.errors import ConfigError, VideoError
 
 if TYPE_CHECKING:
@@ -57,17 +58,10 @@ def video(
         float | None, typer.Option(min=0, help="Stop after this much of the video.")
     ] = None,
     sound: Annotated[bool, typer.Option(help="Keep the sound.")] = True,
-    size: Annotated[
-        int,
-        typer.Option(min=0, help="Bring the long side to this many pixels; 0: original pixels."),
-    ] = 640,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score of a face.")] = 0.5,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Another ONNX file of weights.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads for the network. Default: up to four.")
-    ] = None,
+    size: LongSide = 640,
+    threshold: Threshold = 0.5,
+    weights: Weights = None,
+    threads: Threads = None,
 ) -> None:
     """Find and follow faces: an annotated video, a JSON line a frame, or both.
 
