@@ -218,6 +218,19 @@ def test_a_teacher_need_not_lower_the_score_of_a_labelled_face() -> None:
     assert (raising < 0).all()
 
 
+def test_a_teacher_may_keep_to_large_anchors() -> None:
+    from featherface.training.config import DistillationConfig
+
+    logits = torch.zeros(1, len(ANCHORS), requires_grad=True)
+    flat = torch.zeros(1, len(ANCHORS), 4), torch.zeros(1, len(ANCHORS), 10)
+    answers = HeadOutputs(torch.tensor([-3.0, 3.0]).expand(1, len(ANCHORS), 2), *flat)
+    losses = output_losses(
+        HeadOutputs(logits, *flat), answers, ANCHORS, DistillationConfig(least_anchor=32)
+    )
+    (slope,) = torch.autograd.grad(losses["teacher_logits"], logits)
+    assert ((slope[0] < 0) == (ANCHORS[:, 2] >= 32)).all()
+
+
 def test_adapters_compare_patterns_not_scales() -> None:
     torch.manual_seed(0)
     adapters = FeatureAdapters([4], [4])

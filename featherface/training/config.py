@@ -84,6 +84,7 @@ class DistillationConfig(Section):
     lowers_labelled: bool = Field(
         True, description="the teacher may lower the score of a labelled face, doubtful or not"
     )
+    least_anchor: float = Field(0, ge=0, description="the teacher answers at anchors from here on")
     schedule: list[tuple[float, float, float, float]] = [
         (0.0, 1.0, 0.5, 0.5),
         (0.3, 0.5, 1.0, 0.5),

@@ -72,6 +72,11 @@ def output_losses(
     ``[B, A]``, are anchors over a labelled face, doubtful or not: there the teacher only raises
     scores, as it misses tiny faces that the labels have.
     """
+    large = anchors[:, 2] >= config.least_anchor
+    student = HeadOutputs(*(x[:, large] for x in student))
+    teacher = HeadOutputs(*(x[:, large] for x in teacher))
+    labelled = None if labelled is None else labelled[:, large]
+    anchors = anchors[large]
     margin = teacher.logits[..., 1] - teacher.logits[..., 0]
     soft = torch.sigmoid(margin / config.temperature)
     logits = student.logits / config.temperature
