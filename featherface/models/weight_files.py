@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -51,6 +53,26 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path}: holds other weights than {type(model).__name__} has "
             f"({str(error).splitlines()[1].strip()})"
         ) from None
+
+
+def load_mean_weights(model: nn.Module, paths: Sequence[Path]) -> None:
+    """Load the mean of several files' weights (model soups, Wortsman et al., ICML 2022).
+
+    It means something for runs that went on from one another, or from the same weights.
+
+    Raises:
+        WeightsError: no file given, or as :func:`load_weights`.
+    """
+    if not paths:
+        raise WeightsError("no weight files to average: name at least one")
+    states = []
+    for path in paths:
+        load_weights(model, path)
+        states.append({name: value.clone() for name, value in model.state_dict().items()})
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            mean = torch.stack([state[name].double() for state in states]).mean(0)
+            value.copy_(mean.to(value.dtype))
 
 
 def first_line(error: Exception) -> str:

@@ -32,9 +32,11 @@ class ModelConfig(Section):
 
 
 class StartConfig(Section):
-    """First weights: ``weights`` (a V2 file), else ``v1``, else ``imagenet``, else chance."""
+    """First weights: ``weights`` (a V2 file, or the mean of several), else ``v1``, else
+    ``imagenet``, else chance.
+    """
 
-    weights: Path | None = None
+    weights: Path | list[Path] | None = None
     v1: Path | None = None
     imagenet: Path | None = None
     frozen_blocks: int = Field(0, ge=0, le=6, description="first blocks of the backbone to keep")
@@ -56,7 +58,7 @@ class DataConfig(Section):
 class LossConfig(Section):
     """Matching, losses and their weights."""
 
-    matching: Literal["retinaface", "dynamic"] = "dynamic"
+    matching: Literal["retinaface", "compensated", "dynamic"] = "dynamic"
     classification: Literal["quality_focal", "focal", "ohem"] = "quality_focal"
     box: Literal["eiou", "giou"] = "eiou"
     landmark: Literal["smooth_l1", "wing"] = "smooth_l1"

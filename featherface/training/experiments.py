@@ -187,4 +187,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _short(value: Any) -> str:
     if isinstance(value, Path):
         return value.name
+    if isinstance(value, list) and value and isinstance(value[0], Path):
+        return "+".join(path.name for path in value)
     return str(value).replace(" ", "").replace("(", "[").replace(")", "]")

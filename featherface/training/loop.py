@@ -33,7 +33,7 @@ from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.models.pretrained import load_v1
-from featherface.models.weight_files import load_weights, save_weights
+from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
@@ -285,7 +285,9 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     """V2 with the first weights that the configuration asks for."""
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
-    if start.weights is not None:
+    if isinstance(start.weights, list):
+        load_mean_weights(model, start.weights)
+    elif start.weights is not None:
         load_weights(model, start.weights)
     elif start.v1 is not None:
         warm_start_from_v1(model, start.v1)

@@ -15,6 +15,7 @@ from featherface.training.matching import (
     BACKGROUND,
     IGNORED,
     ignore_doubtful,
+    match_compensated,
     match_dynamic,
     match_retinaface,
 )
@@ -56,6 +57,8 @@ def match_batch(
         sure = image_scores >= face_score
         if matching == "dynamic":
             matched = match_dynamic(anchors, image_boxes[sure], outputs.logits[i], predicted[i])
+        elif matching == "compensated":
+            matched = match_compensated(anchors, image_boxes[sure])
         else:
             matched = match_retinaface(anchors, image_boxes[sure])
         matched = ignore_doubtful(matched, anchors, image_boxes[~sure])

@@ -1,6 +1,6 @@
-"""Which anchor answers for which face: RetinaFace's fixed matching and a dynamic one.
+"""Which anchor answers for which face: RetinaFace's fixed matching, S3FD's and a dynamic one.
 
-Both return an index an anchor: ``>= 0`` the face it answers for, ``BACKGROUND`` or ``IGNORED``.
+All return an index an anchor: ``>= 0`` the face it answers for, ``BACKGROUND`` or ``IGNORED``.
 Doubtful faces (score under ``face_score``) match nothing; the anchors over them are ignored.
 """
 
@@ -33,6 +33,32 @@ def match_retinaface(anchors: Tensor, boxes: Tensor, iou_threshold: float = 0.35
     order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
     best_anchor = iou.argmax(1)
     matched[best_anchor[order]] = order
+    return matched
+
+
+def match_compensated(
+    anchors: Tensor, boxes: Tensor, least: int = 3, iou_threshold: float = 0.1
+) -> Tensor:
+    """RetinaFace's matching, and more anchors for the faces that it gives fewer than ``least``.
+
+    A face of 10 pixels overlaps no anchor by 0.35 unless it lies right inside one. Such faces take
+    their best free anchors of IoU ``iou_threshold`` and more until they have ``least`` (scale
+    compensation, S3FD, Zhang et al., ICCV 2017), so that the cells around learn their boxes too.
+
+    Args and return value as in :func:`match_retinaface`.
+    """
+    matched = match_retinaface(anchors, boxes)
+    if len(boxes) == 0:
+        return matched
+    iou = pairwise_iou(boxes, corners(anchors))
+    best = iou.topk(min(2 * least, len(anchors)), dim=1)
+    free = (best.values >= iou_threshold) & (matched[best.indices] == BACKGROUND)
+    owned = torch.bincount(matched[matched > BACKGROUND], minlength=len(boxes))
+    wanted = free & (free.cumsum(1) <= (least - owned)[:, None])
+    faces, columns = wanted.nonzero(as_tuple=True)
+    # An anchor that several faces want goes to the one it overlaps most: that one is written last.
+    order = best.values[faces, columns].argsort()
+    matched[best.indices[faces, columns][order]] = faces[order]
     return matched
 
 
