@@ -175,7 +175,10 @@ def draw_accuracy_against(models: Models, values: dict[str, float], axis: str, p
         one.set_xscale("log")
         across = np.array([value for _, value, _ in points])
         heights = np.array([height for _, _, height in points])
-        one.set_xlim(across.min() / 1.35, across.max() * 1.7)
+        # Room for half a label on either side, whatever the range.
+        room = max(1.5, (across.max() / across.min()) ** 0.14)
+        left, right = across.min() / room, across.max() * room
+        one.set_xlim(left, right)
         spread = max(heights.max() - heights.min(), 4.0)
         one.set_ylim(heights.min() - 0.12 * spread, heights.max() + 0.16 * spread)
         for name, value, height in points:
@@ -193,7 +196,7 @@ def draw_accuracy_against(models: Models, values: dict[str, float], axis: str, p
                 fontweight="bold" if models[name]["ours"] else "normal",
                 color=_colour(name, models[name]),
             )
-        ticks = _ticks(across.min() / 1.35, across.max() * 1.7)
+        ticks = _ticks(left, right)
         one.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         one.minorticks_off()
         one.set_title(title, fontsize=11)
@@ -213,7 +216,8 @@ def _colour(name: str, model: dict[str, Any]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    steps = [lead * 10.0**power for power in range(-1, 6) for lead in (1, 1.5, 2, 3, 5, 7)]
+    leads = (1, 1.5, 2, 3, 5, 7) if high / low < 30 else (1, 2, 5)
+    steps = [lead * 10.0**power for power in range(-1, 6) for lead in leads]
     return [step for step in steps if low <= step <= high]
 
 

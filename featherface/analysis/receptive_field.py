@@ -109,9 +109,7 @@ def _square(picture: NDArray[np.uint8], side: int) -> Tensor:
     piece = np.ascontiguousarray(picture[top : top + side, left : left + side])
     down, right = ((side - length) // 2 for length in piece.shape[:2])
     height, width = piece.shape[:2]
-    image[0, :, down : down + height, right : right + width] = torch.from_numpy(piece).permute(
-        2, 0, 1
-    )
+    image[0, :, down : down + height, right : right + width] = torch.tensor(piece).permute(2, 0, 1)
     return image
 
 
