@@ -37,7 +37,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     for low, high in BANDS:
         rng = np.random.default_rng(seed)
-        tiles = []
+        tiles: list[NDArray[np.uint8]] = []
         for index in rng.permutation(len(store)):
             photo = store[int(index)]
             faces = np.flatnonzero((photo.scores >= low) & (photo.scores < high))
