@@ -98,7 +98,9 @@ class Step:
     def __init__(self, run: RunConfig, memory: str) -> None:
         torch.manual_seed(0)
         self.run, self.memory = run, FORMATS[memory]
-        self.model = FeatherFaceV2(**run.model.model_dump()).train().to(memory_format=self.memory)
+        self.model = FeatherFaceV2(**run.model.model_dump()).train()
+        # The stubs of PyTorch 2.13 lack this form of the call.
+        self.model.to(memory_format=self.memory)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=run.optimiser.learning_rate)
 
     def __call__(self, batch: Batch) -> dict[str, float]:

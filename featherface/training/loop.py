@@ -155,7 +155,9 @@ def train(
     student = student if student is not None else build_student(config)
     teacher = open_teacher(config, on_cpu=fabric.device.type == "cpu")
     freeze(student, config.start.frozen_blocks)
-    learner = Learner(student, config, teacher).to(memory_format=torch.channels_last)
+    learner = Learner(student, config, teacher)
+    # The stubs of PyTorch 2.13 lack this form of the call.
+    learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = moving_average(student, config.optimiser.ema)
     state = restore(config, learner, average) if resume else None
     done = state["batches"] if state else 0
