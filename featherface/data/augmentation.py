@@ -57,7 +57,9 @@ class CropSettings(BaseModel):
     least_cover: float = Field(default=0.75, gt=0, description="least long side, of the crop's")
     mosaic: float = Field(default=0.5, ge=0, le=1)
     mosaic_sources: tuple[str, ...] = ("lfw", "sports", "flickr", "portraits")
-    mosaic_grids: tuple[float, ...] = Field(default=(0.6, 0.3, 0.1), description="2x2, 3x3, 4x4")
+    mosaic_grids: tuple[float, ...] = Field(
+        default=(0.6, 0.3, 0.1), description="shares of 2x2, 3x3, and so on"
+    )
     mosaic_face_sizes: tuple[float, float] = (10.0, 80.0)
     least_face: float = Field(default=4.0, ge=0, description="smaller faces are ignored")
     least_visible: float = Field(default=0.3, ge=0, le=1, description="faces seen less are ignored")
@@ -210,11 +212,11 @@ class TrainingCrop:
             x1, x2 = columns[tile % grid : tile % grid + 2]
             y1, y2 = rows[tile // grid : tile // grid + 2]
             other = photo if tile == own else store[int(partners[rng.integers(len(partners))])]
-            # Cover at least 0.8 of the tile.
+            # Cover at least 0.8 of the tile, with a face that it has room for.
             span = 0.8 * max(x2 - x1, y2 - y1) / settings.least_cover
-            part, labels = self.window(
-                other, x2 - x1, y2 - y1, rng, settings.mosaic_face_sizes, span
-            )
+            smallest, largest = settings.mosaic_face_sizes
+            sizes = (smallest, max(smallest, min(largest, 0.8 * min(x2 - x1, y2 - y1))))
+            part, labels = self.window(other, x2 - x1, y2 - y1, rng, sizes, span)
             canvas[y1:y2, x1:x2] = part
             # Faces end at their tile, so they are confined before the tiles are joined.
             labels = confine(labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face)
