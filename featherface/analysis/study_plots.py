@@ -44,7 +44,7 @@ def costs_figure(study: ArchitectureStudy) -> Figure:
         for place, height in enumerate(floor):
             plot.text(place, height, f"{height:,.0f}", ha="center", va="bottom", fontsize=9)
         plot.set_title(label, fontsize=10, color=SOFT)
-        plot.margins(y=0.08)
+        plot.set_ylim(0, 1.08 * max(floor))  # a bar of no height would keep margins() from it
         plot.grid(axis="x", visible=False)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
