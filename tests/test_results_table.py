@@ -89,3 +89,14 @@ def test_command_prints_or_writes(results: Path, tmp_path: Path) -> None:
     arguments = ["results-table", "--write", str(document), "--results", str(results)]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "| V2 |" in document.read_text()
+
+
+def test_quantization_goes_where_a_document_has_room_for_it(results: Path) -> None:
+    (results / "quantization.md").write_text("| INT8 | 82.9 |\n")
+    card, readme = results / "card.md", results / "README.md"
+    card.write_text(EMPTY + "<!-- quantization -->\n<!-- /quantization -->\n")
+    readme.write_text(EMPTY)
+    command = ["results-table", "--write", str(card), str(readme), "--results", str(results)]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert "| INT8 | 82.9 |" in card.read_text()
+    assert "INT8" not in readme.read_text()

@@ -22,13 +22,16 @@ def results_table(
     ] = False,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
-    """Print the tables of results/, or write them between the markers of documents."""
+    """Print the tables of results/, or write them between the markers of documents.
+
+    A document with markers named "quantization" gets the table of FP16 and INT8, too.
+    """
     from featherface.cli import require_extra
 
     require_extra("evaluate", "matplotlib")
     from featherface.analysis.results_block import results_block
     from featherface.errors import ConfigError
-    from featherface.evaluation.results_table import fill
+    from featherface.evaluation.results_table import fill, has_markers
 
     if write and not documents:
         raise ConfigError("results-table --write: name the documents to fill, e.g. README.md")
@@ -38,4 +41,7 @@ def results_table(
     for document in documents or []:
         if write:
             changed = fill(document, block)
+            quantization = results / "quantization.md"
+            if has_markers(document, "quantization") and quantization.exists():
+                changed |= fill(document, quantization.read_text("utf-8"), "quantization")
             typer.echo(f"{document}: {'filled' if changed else 'unchanged'}")

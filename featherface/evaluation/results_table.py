@@ -54,6 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def has_markers(document: Path, marker: str) -> bool:
+    """Whether ``document`` has a place for a block of that name."""
+    return f"<!-- {marker} -->\n" in document.read_text(encoding="utf-8")
+
+
 def fill(document: Path, block: str, marker: str = "results") -> bool:
     """Write ``block`` between the markers of ``document``; whether that changed it.
 
