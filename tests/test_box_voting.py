@@ -50,13 +50,14 @@ def test_many_boxes_on_one_face(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 30), st.integers(3, 8))
-def test_boxes_move_towards_the_faces(seed: int, faces: int, each: int) -> None:
-    boxes, scores, truth = crowd(seed, faces, each)
+@given(st.integers(0, 10_000), st.integers(3, 8))
+def test_boxes_move_towards_the_faces(seed: int, each: int) -> None:
+    # Over many faces: a single one may be voted away from its place.
+    boxes, scores, truth = crowd(seed, 200, each)
     kept = non_maximum_suppression(boxes, scores, 0.3)
     before = box_iou(truth, boxes[kept]).max(axis=1).mean()
     after = box_iou(truth, vote(boxes, scores, kept)).max(axis=1).mean()
-    assert after > before - 0.02
+    assert after > before
 
 
 def test_a_box_alone_stays_and_none_gives_none() -> None:
