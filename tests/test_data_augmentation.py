@@ -17,6 +17,8 @@ from featherface.data.augmentation import (
     Sample,
     TrainingCrop,
     confine,
+    dim_light,
+    hide_faces,
     mirror,
     rotate,
     sample_weights,
@@ -139,11 +141,69 @@ def test_rotation_keeps_an_ellipse_in_its_box(degrees: float) -> None:
     cv2.ellipse(image, (120, 90), (20, 35), 0, 0, 360, (255, 0, 0), -1)
     box = np.array([[99.5, 54.5, 141.5, 126.5]], np.float32)
     points = np.tile(np.array([[120.5, 90.5]], np.float32), (1, 5, 1))
-    turned, labels = rotate(image, Labels(box, np.ones(1, np.float32), points), degrees, 200)
+    turned, labels = rotate(image, Labels(box, np.ones(1, np.float32), points), degrees, 200, 200)
     found = bounds(red(turned))
     np.testing.assert_allclose(labels.boxes[0], found, atol=2.0)
     middle = (found[:2] + found[2:]) / 2
     np.testing.assert_allclose(labels.landmarks[0, 0], middle, atol=1.5)
+
+
+@pytest.mark.parametrize("mosaic", [0.0, 1.0])
+@pytest.mark.parametrize("seed", range(8))
+def test_boxes_follow_turned_faces(mosaic: float, seed: int) -> None:
+    crop = TrainingCrop(
+        320, CropSettings(**{**PLAIN, "rotate": 1.0}, degrees=40.0, mosaic=mosaic, least_cover=0.5)
+    )
+    sample = crop(1, PAINTED, np.random.default_rng(seed), np.arange(4))
+    painted = red(sample.image)
+    assert len(sample.boxes)
+    for x1, y1, x2, y2 in sample.boxes[sample.scores >= 0.5]:
+        # The middle half of a turned square is inside of it whatever the angle.
+        dx, dy = (x2 - x1) / 4, (y2 - y1) / 4
+        inner = painted[round(y1 + dy) : round(y2 - dy), round(x1 + dx) : round(x2 - dx)]
+        assert inner.size == 0 or inner.mean() > 0.6
+
+
+def test_a_turned_picture_may_be_any_rectangle() -> None:
+    image = np.full((90, 160, 3), 200, np.uint8)
+    labels = Labels(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2)))
+    turned, _ = rotate(image, labels, 0.0, 100, 50)
+    assert turned.shape == (50, 100, 3)
+    assert (turned == 200).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), side=st.integers(9, 150))
+def test_a_hidden_face_keeps_a_part_and_its_surroundings_stay(seed: int, side: int) -> None:
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    box = np.array([[20, 30, 20 + side, 30 + side]], np.float32)
+    labels = Labels(box, np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+    hidden = hide_faces(image, labels, 1.0, rng)
+    assert hidden.shape == image.shape
+    assert hidden.dtype == np.uint8
+    face = np.s_[30 : 30 + side, 20 : 20 + side]
+    changed = (hidden != image).any(2)[face].mean()
+    assert 0.1 < changed < 0.8
+    np.testing.assert_array_equal(hide_faces(image, labels, 0.0, rng), image)
+
+
+def test_faces_too_small_to_hide_stay_bare() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    box = np.array([[20, 30, 27, 37]], np.float32)
+    labels = Labels(box, np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
+    np.testing.assert_array_equal(hide_faces(image, labels, 1.0, rng), image)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_dim_light_keeps_the_order_of_brightness(seed: int) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, 256)
+    dimmed = np.asarray(dim_light(ramp, np.random.default_rng(seed)))[0].astype(int)
+    assert (np.diff(dimmed) >= 0).all()
+    assert 20 < np.ptp(dimmed) < 256
+    assert dimmed.mean() < 127.5 or np.ptp(dimmed) < 160
 
 
 def test_flip_swaps_left_and_right() -> None:

@@ -139,6 +139,14 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
         counted = runner.invoke(app, ["data", "inspect", *extra])
         assert counted.exit_code == 0, counted.output
         assert "wider" in counted.output
+    recipe = tmp_path / "run.yaml"
+    recipe.write_text("data: {crop: {mosaic: 0, rotate: 1, degrees: 45, hide: 1, dim: 1}}")
+    view = ["data", "view", "--data", str(shards), *cache, "--size", "64", "--count", "3"]
+    sheets = []
+    for name, extra in (("plain.png", []), ("spoiled.png", ["--config", str(recipe)])):
+        assert runner.invoke(app, [*view, "--out", str(tmp_path / name), *extra]).exit_code == 0
+        sheets.append(cv2.imread(str(tmp_path / name)))
+    assert (sheets[0] != sheets[1]).any()
     bad = runner.invoke(
         app, ["data", "view", "--out", str(tmp_path / "sheet.xyz"), "--data", str(shards), *cache]
     )

@@ -57,6 +57,9 @@ def view(
     seed: Annotated[int, typer.Option(help="Other crops for another seed.")] = 0,
     layout: LayoutOption = Layout.shards,
     cache: CacheOption = Path("cache"),
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of a run: draw crops as it sees them.")
+    ] = None,
 ) -> None:
     """Draw augmented training crops with their faces on a contact sheet."""
     photos = open_photos(data, layout, cache)
@@ -66,8 +69,9 @@ def view(
     from featherface.data.augmentation import TrainingCrop, sample_weights
     from featherface.data.sheet import contact_sheet
     from featherface.errors import DataError
+    from featherface.training.config import read_config
 
-    crop = TrainingCrop(size)
+    crop = TrainingCrop(size, read_config(config).data.crop if config else None)
     indices, _ = photos.split(0.0)
     weights = sample_weights(photos, indices)
     partners = indices[np.isin(photos.sources[indices], crop.settings.mosaic_sources)]

@@ -68,6 +68,8 @@ class CropSettings(BaseModel):
     degrees: float = Field(default=10.0, ge=0, le=45)
     colour: float = Field(default=0.8, ge=0, le=1)
     grey: float = Field(default=0.05, ge=0, le=1)
+    hide: float = Field(default=0.0, ge=0, le=1, description="faces partly covered by a patch")
+    dim: float = Field(default=0.0, ge=0, le=1, description="night, haze, little contrast")
     blur: float = Field(default=0.1, ge=0, le=1)
     coarsen: float = Field(default=0.1, ge=0, le=1, description="shrunk and enlarged again")
     noise: float = Field(default=0.1, ge=0, le=1)
@@ -137,22 +139,38 @@ class TrainingCrop:
             and rng.random() < settings.mosaic
         ):
             image, labels = self.mosaic(photo, store, partners, rng)
-        elif rng.random() < settings.rotate:
-            # Room for the corners: a square of S turned by 10 degrees needs 1.16 S.
-            turn = np.radians(settings.degrees)
-            room = int(np.ceil(self.size * (np.cos(turn) + np.sin(turn))))
-            image, labels = self.window(photo, room, room, rng, settings.face_sizes, self.size)
-            angle = rng.uniform(-settings.degrees, settings.degrees)
-            image, labels = rotate(image, labels, angle, self.size)
         else:
-            image, labels = self.window(
+            image, labels = self.turned_window(
                 photo, self.size, self.size, rng, settings.face_sizes, self.size
             )
         labels = confine(labels, self.size, self.size, settings.least_visible, settings.least_face)
         if rng.random() < settings.flip:
             image, labels = mirror(image, labels)
+        if settings.hide:
+            image = hide_faces(image, labels, settings.hide, rng)
         image = change_pixels(image, settings, rng)
         return Sample(np.ascontiguousarray(image), labels.boxes, labels.scores, labels.landmarks)
+
+    def turned_window(
+        self,
+        photo: LabelledPhoto,
+        width: int,
+        height: int,
+        rng: np.random.Generator,
+        face_sizes: tuple[float, float],
+        span: float,
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """:meth:`window`, turned by some degrees now and then."""
+        settings = self.settings
+        if rng.random() >= settings.rotate:
+            return self.window(photo, width, height, rng, face_sizes, span)
+        angle = rng.uniform(-settings.degrees, settings.degrees)
+        # Room for the corners: a square of S turned by 10 degrees needs 1.16 S.
+        cosine, sine = np.cos(np.radians(angle)), abs(np.sin(np.radians(angle)))
+        wide = int(np.ceil(width * cosine + height * sine))
+        high = int(np.ceil(height * cosine + width * sine))
+        image, labels = self.window(photo, wide, high, rng, face_sizes, span)
+        return rotate(image, labels, angle, width, height)
 
     def window(
         self,
@@ -216,7 +234,7 @@ class TrainingCrop:
             span = 0.8 * max(x2 - x1, y2 - y1) / settings.least_cover
             smallest, largest = settings.mosaic_face_sizes
             sizes = (smallest, max(smallest, min(largest, 0.8 * min(x2 - x1, y2 - y1))))
-            part, labels = self.window(other, x2 - x1, y2 - y1, rng, sizes, span)
+            part, labels = self.turned_window(other, x2 - x1, y2 - y1, rng, sizes, span)
             canvas[y1:y2, x1:x2] = part
             # Faces end at their tile, so they are confined before the tiles are joined.
             labels = confine(labels, x2 - x1, y2 - y1, settings.least_visible, settings.least_face)
@@ -312,17 +330,17 @@ def choose_interpolation(scale: float, rng: np.random.Generator) -> int:
 
 
 def rotate(
-    image: NDArray[np.uint8], labels: Labels, degrees: float, size: int
+    image: NDArray[np.uint8], labels: Labels, degrees: float, out_width: int, out_height: int
 ) -> tuple[NDArray[np.uint8], Labels]:
-    """Turn about the centre and keep the middle ``size`` x ``size``.
+    """Turn about the centre and keep the middle ``out_width`` x ``out_height``.
 
     A face is near an ellipse that fills its box, so the new box bounds the turned ellipse: the box
     of the turned corners would grow with the angle.
     """
     height, width = image.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
-    matrix[:, 2] += (size - width) / 2, (size - height) / 2
-    turned = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR)
+    matrix[:, 2] += (out_width - width) / 2, (out_height - height) / 2
+    turned = cv2.warpAffine(image, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR)
     # Pixel centres are at whole numbers for OpenCV, at halves for boxes.
     linear = matrix[:, :2].astype(np.float32)
     shift = (matrix[:, 2] + linear @ np.array([0.5, 0.5]) * -1 + 0.5).astype(np.float32)
@@ -371,10 +389,87 @@ def mirror(image: NDArray[np.uint8], labels: Labels) -> tuple[NDArray[np.uint8],
     return np.asarray(cv2.flip(image, 1), np.uint8), Labels(boxes, labels.scores, landmarks)
 
 
+def hide_faces(
+    image: NDArray[np.uint8], labels: Labels, chance: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Cover a part of some faces, as hands, masks, hats and other people do; uint8 in and out.
+
+    Each face of 8 pixels and more is chosen with ``chance``; a patch covers 25 to 60 % of it from
+    one side, most often from below. Patches of the same kind lie beside the faces too, so that a
+    patch does not tell of a face.
+    """
+    covered = image.copy()
+    boxes = labels.boxes
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(1) if len(boxes) else np.zeros(0)
+    chosen = np.flatnonzero((sides >= 8) & (rng.random(len(boxes)) < chance))
+    for box in boxes[chosen]:
+        cover(covered, image, part_of(box, rng), rng)
+        decoy = part_of(box, rng)
+        decoy += np.tile(rng.uniform(-2, 2, 2) * (box[2:] - box[:2]), 2).astype(np.float32)
+        low, high = np.maximum(boxes[:, :2], decoy[:2]), np.minimum(boxes[:, 2:], decoy[2:])
+        if not (high > low).all(1).any():
+            cover(covered, image, decoy, rng)
+    return covered
+
+
+def part_of(box: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The lower, upper, left or right 25 to 60 % of a box, up to a tenth beyond its sides."""
+    part = box.astype(np.float32)
+    width, height = float(box[2] - box[0]), float(box[3] - box[1])
+    share = rng.uniform(0.25, 0.6)
+    side = rng.choice(4, p=[0.15, 0.15, 0.15, 0.55])
+    if side == 0:
+        part[2] = part[0] + share * width
+    elif side == 1:
+        part[1], part[3] = part[1] - 0.1 * height, part[1] + share * height
+    elif side == 2:
+        part[0] = part[2] - share * width
+    else:
+        part[1] = part[3] - share * height
+    beyond = rng.uniform(-0.05, 0.1, 4) * np.array([-width, -height, width, height])
+    return part + beyond.astype(np.float32)
+
+
+def cover(
+    image: NDArray[np.uint8],
+    original: NDArray[np.uint8],
+    box: NDArray[np.float32],
+    rng: np.random.Generator,
+) -> None:
+    """Fill a box of ``image``, or the ellipse in it, with one colour or a piece of ``original``."""
+    height, width = image.shape[:2]
+    x1, y1 = np.clip(np.rint(box[:2]), 0, [width, height]).astype(int)
+    x2, y2 = np.clip(np.rint(box[2:]), 0, [width, height]).astype(int)
+    if x2 <= x1 or y2 <= y1:
+        return
+    left, top = int(rng.integers(width - (x2 - x1) + 1)), int(rng.integers(height - (y2 - y1) + 1))
+    patch = original[top : top + y2 - y1, left : left + x2 - x1].copy()
+    if rng.random() < 0.5:
+        patch[:] = patch[0, 0] if rng.random() < 0.5 else rng.integers(0, 256, 3)
+    if rng.random() < 0.5:
+        shape = np.zeros(patch.shape[:2], np.uint8)
+        # Lower patches bulge upwards and so on: a larger ellipse than the box fills its corners.
+        axes = (int(np.ceil((x2 - x1) * 0.6)), int(np.ceil((y2 - y1) * 0.6)))
+        cv2.ellipse(shape, ((x2 - x1) // 2, (y2 - y1) // 2), axes, 0, 0, 360, 1, -1)
+        np.copyto(image[y1:y2, x1:x2], patch, where=shape[..., None].astype(bool))
+    else:
+        image[y1:y2, x1:x2] = patch
+
+
+def dim_light(image: cv2.typing.MatLike, rng: np.random.Generator) -> cv2.typing.MatLike:
+    """Night (gamma and gain) or haze (contrast down to a fifth about a grey), uint8."""
+    levels = np.arange(256) / 255.0
+    if rng.random() < 0.6:
+        levels = 255 * rng.uniform(0.3, 1.0) * levels ** rng.uniform(1.2, 2.8)
+    else:
+        levels = rng.uniform(60, 190) + 255 * rng.uniform(0.2, 0.6) * (levels - 0.5)
+    return cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
+
+
 def change_pixels(
     image: NDArray[np.uint8], settings: CropSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Colour, blur, lost resolution, noise and JPEG, each by its chance; uint8 RGB in and out."""
+    """Colour, light, blur, lost resolution, noise, JPEG, each by its chance; uint8 in and out."""
     result: cv2.typing.MatLike = image
     colour, grey, blur, coarsen, noise, jpeg = rng.random(6)
     if colour < settings.colour or grey < settings.grey:
@@ -382,6 +477,8 @@ def change_pixels(
         if rng.random() < 0.3:
             levels = np.linspace(0, 1, 256) ** rng.uniform(0.7, 1.4)
             result = cv2.LUT(result, np.rint(levels * 255).astype(np.uint8))
+    if settings.dim and rng.random() < settings.dim:
+        result = dim_light(result, rng)
     if blur < settings.blur:
         sigma = rng.uniform(0.4, 1.6)
         if rng.random() < 0.5:

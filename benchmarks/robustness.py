@@ -1,0 +1,154 @@
+"""What each detector loses on spoiled photos: low resolution, darkness, turned heads, hidden faces.
+
+    python -m benchmarks.robustness --data data/train model.onnx peers/yunet_n.onnx
+
+Every held-out photo is spoiled in one way at a time, the same for every detector, and AP at IoU 0.5
+is measured against its labels. An ONNX file that is named like a detector of ``benchmarks.peers``
+is run as that, any other as one of ours. Writes ``robustness.json`` and ``robustness.md``. Five
+minutes a detector.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import cv2
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from benchmarks.small_faces import open_detector
+from featherface.data.augmentation import Labels, rotate
+from featherface.data.shards import PhotoStore
+from featherface.evaluation.result_files import write_result_json, write_result_text
+from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
+from featherface.evaluation.views import detect_in_views
+
+Image = NDArray[np.uint8]
+Spoil = Callable[[Image, Labels, np.random.Generator], tuple[Image, Labels]]
+
+
+def nothing(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """The photo as it is."""
+    return image, labels
+
+
+def enlarged(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Stored small as a JPEG of quality 85, and enlarged again."""
+    height, width = image.shape[:2]
+    small = (max(1, int(width * 0.45)), max(1, int(height * 0.6)))
+    shrunk = jpeg(cv2.resize(image, small, interpolation=cv2.INTER_AREA), 85)
+    return np.asarray(cv2.resize(shrunk, (width, height)), np.uint8), labels
+
+
+def blurred(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Out of focus, sigma 2 pixels."""
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 2.0), np.uint8), labels
+
+
+def dark(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Night: gamma 2.5, half as bright, noise of 6 levels."""
+    night = 255 * (image / 255.0) ** 2.5 * 0.5 + rng.normal(0, 6, image.shape)
+    return np.clip(night, 0, 255).astype(np.uint8), labels
+
+
+def hazy(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Contrast of 0.3 about a light grey."""
+    return np.clip(image * 0.3 + 130, 0, 255).astype(np.uint8), labels
+
+
+def turned(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """Turned by 35 degrees, on a canvas that holds all of it."""
+    height, width = image.shape[:2]
+    side = int(np.ceil(np.hypot(height, width)))
+    top, left = (side - height) // 2, (side - width) // 2
+    canvas = np.zeros((side, side, 3), np.uint8)
+    canvas[top : top + height, left : left + width] = image
+    shift = np.array([left, top], np.float32)
+    moved = Labels(labels.boxes + np.tile(shift, 2), labels.scores, labels.landmarks + shift)
+    return rotate(canvas, moved, 35.0, side, side)
+
+
+def hidden(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Image, Labels]:
+    """The lower or the upper half of every face of 12 pixels and more under a patch of a colour."""
+    covered = image.copy()
+    for box in labels.boxes[(labels.boxes[:, 2:] - labels.boxes[:, :2]).min(1) >= 12]:
+        x1, y1, x2, y2 = np.rint(box).astype(int)
+        middle = (y1 + y2) // 2
+        y1, y2 = (middle, y2) if rng.random() < 0.7 else (y1, middle - (y2 - y1) // 8)
+        covered[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = rng.integers(0, 256, 3)
+    return covered, labels
+
+
+def jpeg(image: cv2.typing.MatLike, quality: int) -> Image:
+    """``image`` through JPEG."""
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+
+
+SPOILED: dict[str, Spoil] = {
+    "as it is": nothing,
+    "small JPEG enlarged": enlarged,
+    "blurred": blurred,
+    "dark": dark,
+    "hazy": hazy,
+    "turned by 35 degrees": turned,
+    "half hidden": hidden,
+}
+
+
+def main(
+    weights: Annotated[list[Path], typer.Argument(help="ONNX files")],
+    data: Annotated[Path, typer.Option(help="folder of shards")],
+    cache: Annotated[Path, typer.Option(help="where decoded photos are kept")] = Path("cache"),
+    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("results"),
+    every: Annotated[int, typer.Option(min=1, help="take one held-out photo of so many")] = 1,
+) -> None:
+    """Measure and write."""
+    store = PhotoStore(data, cache)
+    indices = list(held_out_photos(store))[::every]
+    figures: dict[str, dict[str, dict[str, float]]] = {}
+    faces = 0
+    for path in weights:
+        detect = open_detector(path)
+        rows = figures[f"{path.parent.name}/{path.stem}"] = {}
+        for way, spoil in SPOILED.items():
+            rng = np.random.default_rng(zlib.crc32(way.encode()))
+            found, boxes, doubtful = [], [], []
+            for index in indices:
+                photo = store[index]
+                labels = Labels(photo.boxes, photo.scores, photo.landmarks)
+                image, labels = spoil(photo.image, labels, rng)
+                found.append(detect_in_views(detect, np.ascontiguousarray(image)).rows())
+                boxes.append(labels.boxes.astype(np.float64))
+                doubtful.append(labels.scores < FACE_SCORE)
+            result = score_validation(found, boxes, doubtful)
+            faces = result.faces
+            rows[way] = {"all": result.ap, **{k: v.ap for k, v in result.by_size.items()}}
+            print(path, way, {k: round(100 * v, 1) for k, v in rows[way].items()}, flush=True)
+    written = {"photos": len(indices), "faces": faces, "ap50": figures}
+    write_result_json(out / "robustness.json", written)
+    write_result_text(out / "robustness.md", markdown(written))
+    print(markdown(written))
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table: all faces, and in brackets those of 16 to 32 pixels."""
+    ways = list(SPOILED)
+    lines = [f"| detector | {' | '.join(ways)} |", "|---|" + "---|" * len(ways)]
+    for name, row in result["ap50"].items():
+        cells = [f"{100 * row[way]['all']:.1f} ({100 * row[way]['16-32']:.1f})" for way in ways]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"AP at IoU 0.5 in percent on {result['photos']} held-out photos with {result['faces']} "
+        "faces, in brackets on faces of 16 to 32 pixels.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
