@@ -26,6 +26,7 @@ JOBS: tuple[str, ...] = (
     "evaluate",
     "benchmark",
     "train",
+    "calibrate",
     "analyze",
     "experiments",
     "export",

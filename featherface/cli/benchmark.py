@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -54,6 +53,7 @@ def benchmark(
     from featherface.analysis.benchmark import Plan, read_record, run_benchmark, write_record
     from featherface.analysis.benchmark_report import write_report
     from featherface.analysis.contenders import Entry, peer_entries
+    from featherface.cli.progress import list_progress
     from featherface.detector import PACKAGED_WEIGHTS
 
     cache = out / "cache"
@@ -67,7 +67,7 @@ def benchmark(
     accuracy = not only_latency and (only_accuracy or data is not None)
     plan = Plan(data, cache, accuracy, not only_accuracy, rounds)
     path = out / "benchmark.json"
-    record = run_benchmark(entries, plan, read_record(path), _progress())
+    record = run_benchmark(entries, plan, read_record(path), list_progress)
     write_record(path, record)
     table = write_report(record, out)
 
@@ -96,15 +96,3 @@ def _v1_entry(weights: Path, cache: Path) -> Entry:
         cache.mkdir(parents=True, exist_ok=True)
         export_v1_onnx(load_v1(weights), exported)
     return Entry(name, exported)
-
-
-def _progress() -> Callable[[Sequence[Any], str], Iterable[Any]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-
-    def show(items: Sequence[Any], title: str) -> Iterable[Any]:
-        return track(items, title, console=console, disable=not console.is_terminal)
-
-    return show

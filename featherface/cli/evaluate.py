@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from featherface.cli.progress import list_progress
 
 if TYPE_CHECKING:
     from featherface.evaluation.views import Detect, Views
     from featherface.evaluation.wider_face import WiderResult
     from featherface.evaluation.wider_ground_truth import WiderPhoto
-
-Item = TypeVar("Item")
 
 
 class LabelFormat(str, Enum):
@@ -125,7 +125,7 @@ def wider(
             key = predictions_key(weights, views, {**settings, "images": str(images.resolve())})
             kept = cache / "wider_predictions" / key
         detect = _detector(weights, threads, score_threshold, nms_iou)
-        found = detect_wider(detect, source, photos, views, kept, _progress("Detecting"), fresh)
+        found = detect_wider(detect, source, photos, views, kept, list_progress, fresh)
         details = {
             "views": views.describe(),
             "weights": weights.name if weights else "packaged",
@@ -171,7 +171,7 @@ def folder(
         _views(long_side or [640], flip),
         None if label_format is LabelFormat.auto else label_format.value,
         operating_score,
-        _progress("Detecting"),
+        list_progress,
     )
     name = weights.name if weights else "FeatherFace"
     write_report(result, out, f"{name} on {labelled.resolve().name}", worst)
@@ -225,7 +225,7 @@ def validation(
     store = PhotoStore(data, cache)
     with _as_onnx(weights) as file:
         detect = _detector(file, threads, score_threshold, nms_iou)
-        result = validate(detect, store, fraction, limit, _progress("Detecting"))
+        result = validate(detect, store, fraction, limit, list_progress)
     if json_file is not None:
         details = {
             "weights": weights.name if weights else "packaged",
@@ -278,18 +278,6 @@ def _detector(weights: Path | None, threads: int, score_threshold: float, nms_io
         nms_iou=nms_iou,
         threads=threads,
     )
-
-
-def _progress(title: str) -> Callable[[Sequence[Item]], Iterable[Item]]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-
-    def show(items: Sequence[Item]) -> Iterable[Item]:
-        return track(items, title, console=console, disable=not console.is_terminal)
-
-    return show
 
 
 def _print_wider(result: WiderResult, photos: Sequence[WiderPhoto], views: str) -> None:

@@ -1,15 +1,24 @@
-"""A bar for the frames of a video: done, rate, and the time that is left."""
+"""Bars on stderr, if someone is looking: for lists, and for the frames of a video."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from featherface.video_source import VideoSource
 
 Item = TypeVar("Item")
+
+
+def list_progress(items: Sequence[Item], title: str = "Detecting") -> Iterable[Item]:
+    """``items`` with a bar: done and the time that is left."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(items, title, console=console, disable=not console.is_terminal)
 
 
 def frame_progress(items: Iterable[Item], source: VideoSource, title: str) -> Iterator[Item]:

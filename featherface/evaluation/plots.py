@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from featherface.errors import MissingExtraError
+from featherface.evaluation.calibration import BINS, Reliability
 from featherface.evaluation.labelled_folder import FolderResult
 from featherface.evaluation.wider_face import WiderResult
 from featherface.evaluation.wider_ground_truth import DIFFICULTIES
@@ -62,6 +63,25 @@ def wider_curves_figure(results: Mapping[str, WiderResult]) -> Any:
         axes.set(xlabel="recall", xlim=(0, 1), ylim=(0, 1.02), title=f"{difficulty}, {faces} faces")
         axes.legend(frameon=False, loc="lower left", title="AP, %", alignment="left")
     figure.axes[0].set_ylabel("precision")
+    return figure
+
+
+def reliability_figure(before: Reliability, after: Reliability) -> Any:
+    """A figure of the share of faces by score, before and after calibration, and how many."""
+    figure, _ = _figure(columns=2, width=10.0, height=4.4)
+    middles = (np.arange(BINS) + 0.5) / BINS
+    rows = (("before", before, LIGHT), ("after", after, COLOUR))
+    for axes, (title, bins, colour) in zip(figure.axes, rows, strict=True):
+        axes.bar(middles, bins.precision, 0.92 / BINS, color=colour)
+        axes.plot([0, 1], [0, 1], "--", color="0.4")
+        for middle, precision, count in zip(middles, bins.precision, bins.count, strict=True):
+            if count:
+                axes.annotate(
+                    f"{count:,}", (middle, precision), ha="center", va="bottom", fontsize=7
+                )
+        axes.set(xlabel="score", xlim=(0, 1), ylim=(0, 1.05))
+        axes.set_title(f"{title}: calibration error {100 * bins.error:.1f} %")
+    figure.axes[0].set_ylabel("share of faces (numbers: detections)")
     return figure
 
 

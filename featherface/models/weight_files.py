@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,6 +27,21 @@ def save_weights(model: nn.Module, path: Path, metadata: dict[str, str]) -> None
     temporary = path.with_name(path.name + ".partial")
     save_file(tensors, temporary, metadata)
     os.replace(temporary, path)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says of itself.
+
+    Raises:
+        WeightsError: missing or corrupt file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path}: not a readable safetensors file ({first_line(error)})"
+        ) from None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:

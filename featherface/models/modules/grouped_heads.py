@@ -54,6 +54,13 @@ class GroupedHeads(nn.Module):
         ]
         return HeadOutputs(outputs[0].flatten(1), outputs[1], outputs[2])
 
+    @torch.no_grad()
+    def divide_logits(self, temperature: float) -> None:
+        """Fold a temperature into the predictors: class logits come out divided by it."""
+        for predictor in self.predictors:
+            for values in predictor.parameters():
+                values[:ANCHORS_PER_CELL] /= temperature
+
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))
 

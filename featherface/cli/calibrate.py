@@ -1,0 +1,101 @@
+"""``featherface calibrate``: scores that mean what they say, by one temperature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+LEAST_SCORE = 0.0005
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``calibrate`` to the front door."""
+    app.command("calibrate")(calibrate)
+
+
+def calibrate(
+    weights: Annotated[Path, typer.Option(help="Weights of V2, .safetensors.")],
+    data: Annotated[Path, typer.Option(help="Folder of shards; its held-out photos are used.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: NAME_calibrated.safetensors.")
+    ] = None,
+    face_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Labels from here on are faces.")
+    ] = 0.3,
+    fraction: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the photos that is held out.")
+    ] = 0.04,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for calibration.json and its picture.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(help="Where decoded photos are kept.")] = Path("cache"),
+    threads: Annotated[int, typer.Option(min=1, help="Threads for the network.")] = 1,
+) -> None:
+    """Fit a temperature to the scores on held-out photos, and fold it into the weights.
+
+    The order of the scores and what exceeds 0.5 stay as they are. Writes the weights and their
+    ONNX file.
+    """
+    from featherface.cli import require_extra
+
+    require_extra("train", "torch", "safetensors", "webdataset")
+    if results is not None:
+        require_extra("evaluate", "matplotlib")
+    import numpy as np
+
+    from featherface.analysis.figures import save_figure
+    from featherface.cli.progress import list_progress
+    from featherface.data.shards import PhotoStore
+    from featherface.detector import FaceDetector
+    from featherface.errors import ConfigError
+    from featherface.evaluation.average_precision import match_voc
+    from featherface.evaluation.calibration import at_temperature, fit_temperature, reliability
+    from featherface.evaluation.plots import reliability_figure
+    from featherface.evaluation.result_files import write_result_json
+    from featherface.evaluation.validation import held_out_photos
+    from featherface.evaluation.views import detect_in_views
+    from featherface.export.onnx_file import export_onnx
+    from featherface.models.pretrained_v2 import load_v2
+    from featherface.models.weight_files import read_metadata, save_weights
+
+    out = out or weights.with_name(f"{weights.stem}_calibrated.safetensors")
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"{out}: give a name that ends with .safetensors")
+    model = load_v2(weights)
+    metadata = read_metadata(weights)
+    store = PhotoStore(data, cache)
+    found, boxes, doubtful = [], [], []
+    with TemporaryDirectory() as folder:
+        onnx = export_onnx(model, Path(folder) / "model.onnx")
+        detect = FaceDetector(onnx, input_size=None, score_threshold=LEAST_SCORE, threads=threads)
+        for index in list_progress(held_out_photos(store, fraction)):
+            photo = store[index]
+            found.append(detect_in_views(detect, np.ascontiguousarray(photo.image)).rows())
+            boxes.append(photo.boxes.astype(np.float64))
+            doubtful.append(photo.scores < face_score)
+    matches = match_voc(found, boxes, doubtful)
+    temperature = fit_temperature(matches.scores, matches.hit)
+    before = reliability(matches.scores, matches.hit)
+    after = reliability(at_temperature(matches.scores, temperature), matches.hit)
+    model.heads.divide_logits(temperature)
+    total = temperature * float(metadata.get("temperature", "1"))
+    save_weights(model, out, {**metadata, "temperature": f"{total:.4f}"})
+    exported = export_onnx(model, out.with_suffix(".onnx"))
+    if results is not None:
+        written = {
+            "photos": len(boxes),
+            "detections": len(matches.scores),
+            "faces_from_score": face_score,
+            "temperature": temperature,
+            "calibration_error": {"before": before.error, "after": after.error},
+        }
+        write_result_json(results / "calibration.json", written)
+        save_figure(reliability_figure(before, after), results / "calibration.png")
+    typer.echo(
+        f"Temperature {temperature:.3f}; calibration error {100 * before.error:.1f} -> "
+        f"{100 * after.error:.1f} % on {len(boxes)} held-out photos"
+    )
+    typer.echo(f"Weights: {out}\nONNX:    {exported}")
