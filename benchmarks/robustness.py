@@ -21,7 +21,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.small_faces import open_detector
-from featherface.data.augmentation import Labels, rotate
+from featherface.data.augmentation import Labels, rotate, store_jpeg
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
@@ -40,7 +40,7 @@ def enlarged(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Im
     """Stored small as a JPEG of quality 85, and enlarged again."""
     height, width = image.shape[:2]
     small = (max(1, int(width * 0.45)), max(1, int(height * 0.6)))
-    shrunk = jpeg(cv2.resize(image, small, interpolation=cv2.INTER_AREA), 85)
+    shrunk = store_jpeg(cv2.resize(image, small, interpolation=cv2.INTER_AREA), 85)
     return np.asarray(cv2.resize(shrunk, (width, height)), np.uint8), labels
 
 
@@ -81,12 +81,6 @@ def hidden(image: Image, labels: Labels, rng: np.random.Generator) -> tuple[Imag
         y1, y2 = (middle, y2) if rng.random() < 0.7 else (y1, middle - (y2 - y1) // 8)
         covered[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)] = rng.integers(0, 256, 3)
     return covered, labels
-
-
-def jpeg(image: cv2.typing.MatLike, quality: int) -> Image:
-    """``image`` through JPEG."""
-    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
 
 
 SPOILED: dict[str, Spoil] = {

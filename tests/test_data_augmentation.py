@@ -83,9 +83,11 @@ def test_box_bounds_its_colour(seed: int, index: int, size: int) -> None:
     sample = crop(index, PAINTED, np.random.default_rng(seed))
     assert sample.image.shape == (size, size, 3)
     painted = red(sample.image)
-    if painted.sum() > 30:
-        assert len(sample.boxes) == 1
+    if painted.sum() > 30 and len(sample.boxes):
         np.testing.assert_allclose(sample.boxes[0], bounds(painted), atol=2.6)
+    elif painted.sum() > 30:  # only of a face at the edge may so little be left that it is dropped
+        x1, y1, x2, y2 = bounds(painted)
+        assert min(x1, y1, size - x2, size - y2) == 0
     check_sample(sample, size)
 
 

@@ -487,9 +487,11 @@ def change_pixels(
             result = cv2.filter2D(result, -1, motion_kernel(rng))
     if coarsen < settings.coarsen:
         height, width = image.shape[:2]
-        share = rng.uniform(0.4, 0.8)
-        small = (max(1, int(width * share)), max(1, int(height * share)))
+        across, down = np.clip(rng.uniform(0.4, 0.8) * rng.uniform(0.8, 1.25, 2), 0.35, 1)
+        small = (max(1, int(width * across)), max(1, int(height * down)))
         result = cv2.resize(result, small, interpolation=cv2.INTER_AREA)
+        if rng.random() < 0.5:  # thumbnails are stored before they are enlarged
+            result = store_jpeg(result, int(rng.integers(60, 96)))
         result = cv2.resize(result, (width, height), interpolation=cv2.INTER_LINEAR)
     if noise < settings.noise:
         cv2.setRNGSeed(int(rng.integers(2**31)))
@@ -497,11 +499,15 @@ def change_pixels(
         cv2.randn(grain, np.zeros(3), np.full(3, rng.uniform(2, 12)))
         result = cv2.add(result, grain, dtype=cv2.CV_8U)
     if jpeg < settings.jpeg:
-        quality = int(rng.integers(30, 91))
-        _, encoded = cv2.imencode(".jpg", result, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
-        result = decoded if decoded is not None else result
+        result = store_jpeg(result, int(rng.integers(30, 91)))
     return np.asarray(result, np.uint8)
+
+
+def store_jpeg(image: cv2.typing.MatLike, quality: int) -> cv2.typing.MatLike:
+    """``image``, uint8 [H, W, 3], as it comes back from a JPEG of ``quality`` (1 to 100)."""
+    _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return image if decoded is None else decoded
 
 
 def colour_matrix(rng: np.random.Generator, grey: bool) -> NDArray[np.float32]:
