@@ -31,12 +31,12 @@ from featherface.models.pretrained import load_v1
 from featherface.training.batches import make_loader
 from featherface.training.config import RunConfig, read_config
 from featherface.training.losses import label_losses, match_batch
-from featherface.training.onnx_teacher import OnnxTeacher
+from featherface.training.v1_teacher import V1Teacher
 
 FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
 PARTS = {
     "crops": "cutting and changing crops",
-    "teacher": "V1's answers, ONNX Runtime",
+    "teacher": "V1's answers and maps, ONNX Runtime",
     "forward": "V2 forward",
     "losses": "matching and losses",
     "backward": "backward",
@@ -58,7 +58,7 @@ def main(
     run = read_config(config, [*overrides, "data.sizes=[[320, 1.0]]"])
     store = PhotoStore(data, cache)
     indices, _ = store.split(run.data.validation_fraction, seed=0)
-    teacher = OnnxTeacher.of(load_v1(v1).eval()) if v1 else None
+    teacher = V1Teacher(load_v1(v1)) if v1 else None
     loader = iter(make_loader(run, store, indices, 0, 0, 1))
     steps = {name: Step(run, name) for name in FORMATS}
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in FORMATS}
@@ -68,7 +68,7 @@ def main(
         shared = {"crops": time.perf_counter() - begin}
         if teacher:
             begin = time.perf_counter()
-            teacher(batch.images.float())
+            teacher(batch.images.float(), maps=True)
             shared["teacher"] = time.perf_counter() - begin
         for name, step in steps.items():
             spent = shared | step(batch)

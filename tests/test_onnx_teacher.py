@@ -1,4 +1,4 @@
-"""A teacher in an ONNX file answers as in PyTorch, teaches, and says when it cannot."""
+"""Teachers in ONNX Runtime: they answer as in PyTorch, teach, and say when they cannot."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from test_training_loop import draw_photo, make_config
 from featherface.data.pack import pack
 from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.outputs import FeatureMaps
 from featherface.training import loop
 from featherface.training.distillation import teacher_input
 from featherface.training.onnx_teacher import OnnxTeacher
+from featherface.training.v1_teacher import V1Teacher
 
 OUTPUTS_ONLY = [(0.0, 0.0, 1.0, 1.0)]
 
@@ -26,13 +28,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_answers_as_v1_does_in_pytorch() -> None:
+def test_v1_answers_and_shows_its_maps_as_in_pytorch() -> None:
     torch.manual_seed(0)
     model = FeatherFaceV1(out_channels=16, bottleneck=False).eval()
+    teacher = V1Teacher(model)
+    assert teacher(torch.rand(1, 3, 32, 32), maps=False)[1] is None
     images = torch.rand(2, 3, 64, 96) * 255
     with torch.no_grad():
-        expected = model.forward_with_features(teacher_input(images))[0]
-    found = OnnxTeacher.of(model)(images)
+        expected, expected_maps = model.forward_with_features(teacher_input(images))
+    found, maps = teacher(images, maps=True)
+    assert maps is not None
+    for part in FeatureMaps._fields:
+        for ours, theirs in zip(getattr(maps, part), getattr(expected_maps, part), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
     for ours, theirs in zip(
         (found.logits[..., 1] - found.logits[..., 0], *found[1:]),
         (expected.logits[..., 1] - expected.logits[..., 0], *expected[1:]),

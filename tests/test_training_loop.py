@@ -130,6 +130,13 @@ def test_frozen_blocks_stay_as_they_are(shards: Path, tmp_path: Path) -> None:
     assert (tensors["backbone.stage2.0.1.running_mean"] != 0).any()
 
 
+def test_whole_stages_can_be_frozen(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, images=8, start={"frozen_blocks": 12})
+    tensors = load_file(loop.train(config, accelerator="cpu", report=lambda _: None))
+    assert (tensors["backbone.stage2.5.1.running_mean"] == 0).all()
+    assert (tensors["backbone.stage3.0.1.running_mean"] != 0).any()
+
+
 def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"junk")
@@ -155,3 +162,21 @@ def test_it_learns_to_find_discs(shards: Path, tmp_path: Path) -> None:
     rows = (config.folder / "log.csv").read_text().splitlines()
     losses = [float(row.split(",")[3]) for row in rows[1:]]
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_backbone_may_learn_more_slowly(shards: Path, tmp_path: Path) -> None:
+    """From the same chance, a backbone at a millionth of the rate stays where it began."""
+
+    def stem(share: float) -> torch.Tensor:
+        config = make_config(
+            shards,
+            tmp_path / str(share),
+            images=24,
+            optimiser={"learning_rate": 0.005, "backbone_rate": share, "ema": 0.0},
+        )
+        path = loop.train(config, accelerator="cpu", report=lambda _: None)
+        return load_file(path)["backbone.stage2.0.0.weight"]
+
+    still, slow, quick = stem(1e-9), stem(1e-6), stem(1.0)
+    torch.testing.assert_close(slow, still, atol=1e-6, rtol=0)
+    assert (quick - still).abs().max() > 1e-4

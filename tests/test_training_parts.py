@@ -20,7 +20,7 @@ from featherface.training.box_coding import (
     pairwise_iou,
 )
 from featherface.training.config import LossConfig, read_config
-from featherface.training.distillation import FeatureAdapters, output_losses
+from featherface.training.distillation import FeatureAdapters, output_losses, twin_distance
 from featherface.training.losses import focal_loss, hard_negative_loss, label_losses, match_batch
 from featherface.training.matching import (
     BACKGROUND,
@@ -252,6 +252,19 @@ def test_a_teacher_may_keep_to_large_anchors() -> None:
     )
     (slope,) = torch.autograd.grad(losses["teacher_logits"], logits)
     assert ((slope[0] < 0) == (ANCHORS[:, 2] >= 32)).all()
+
+
+def test_twins_are_compared_in_the_teachers_units() -> None:
+    torch.manual_seed(0)
+    quiet, loud = 1.0, 50.0
+    teacher = torch.randn(4, 2, 32, 32) * torch.tensor([quiet, loud])[None, :, None, None]
+    assert twin_distance([teacher], [teacher]).item() == 0
+    off_by_one_unit = [teacher.clone() for _ in range(2)]
+    off_by_one_unit[0][:, 0] += quiet
+    off_by_one_unit[1][:, 1] += loud
+    distances = [twin_distance([student], [teacher]).item() for student in off_by_one_unit]
+    assert distances[1] == pytest.approx(0.5, rel=0.1)  # one of two channels
+    assert 0 < distances[0] < 0.1  # a channel that hardly moves counts for little
 
 
 def test_adapters_compare_patterns_not_scales() -> None:

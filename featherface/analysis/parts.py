@@ -89,10 +89,10 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
         ),
         Part(
             "Grouped SSH",
-            "one for all strides",
+            "plain, in groups",
             count["context"],
-            "shared",
-            _same("3×3  5×5  7×7"),
+            "levels",
+            _same("3×3 5×5 7×7\ngrouped"),
         ),
         Part(
             "Grouped heads",

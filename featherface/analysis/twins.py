@@ -83,7 +83,7 @@ def compare_twins(v1: BaselineV1, v2: FeatherFaceV2, image: Image, side: int = 6
         (
             "context",
             [SSHAndShuffle(c, s) for c, s in zip(v1.context, v1.shuffle, strict=True)],  # type: ignore[arg-type]
-            [v2.context] * len(STRIDES),
+            list(v2.context),
             (first.context[0], second.context[0]),
         ),
     )

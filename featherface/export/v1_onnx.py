@@ -57,16 +57,16 @@ def export_v1_onnx(model: FeatherFaceV1, path: Path, plain_operators: bool = Fal
 
     ``plain_operators`` keeps to opset 17, for runtimes without ``DeformConv``.
     """
-    baseline = BaselineV1(
-        model.heads.classes[0].in_channels,  # type: ignore[arg-type]
-        bottleneck=isinstance(model.shuffle[0].bottleneck, nn.Sequential),
-    )
-    baseline.load_state_dict(model.state_dict())
-    baseline.eval()
+    baseline = BaselineV1.of(model)
     if plain_operators:
         return export_onnx(baseline, path)
-    for module in list(baseline.modules()):
+    return export_onnx(with_deform_nodes(baseline), path, opset=DEFORM_CONV_OPSET)
+
+
+def with_deform_nodes(model: BaselineV1) -> BaselineV1:
+    """``model``, changed in place: each deformable convolution is exported as one node."""
+    for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, DeformableConv):
                 setattr(module, name, _OneNode(child))
-    return export_onnx(baseline, path, opset=DEFORM_CONV_OPSET)
+    return model

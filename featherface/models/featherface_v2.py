@@ -1,11 +1,11 @@
 """FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
-      backbone          MobileNetV1 x0.25, third stage cut from 256 to 160 channels
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 64 channels
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32
-      light BiFPN x2    top-down and bottom-up, plain sums
+      light BiFPN x3    top-down and bottom-up, plain sums
       CBAM-lite         one channel gate, one spatial gate
-      grouped SSH       3x3, 5x5, 7x7 context, shared by the levels
+      grouped SSH       3x3, 5x5, 7x7 context
       grouped heads     a shared tower, one 1x1 convolution a level
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
 
@@ -35,9 +35,9 @@ class FeatherFaceV2(nn.Module):
 
     def __init__(
         self,
-        stage3_channels: int = 160,
+        stage3_channels: int = 64,
         channels: int = 64,
-        fusions: int = 2,
+        fusions: int = 3,
         ssh_groups: int = 4,
         head_groups: int = 2,
         attention: bool = True,
@@ -52,17 +52,18 @@ class FeatherFaceV2(nn.Module):
         self.attention = nn.ModuleList(
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
-        self.context = GroupedSSH(channels, ssh_groups)
+        self.context = nn.ModuleList(GroupedSSH(channels, ssh_groups) for _ in STRIDES)
         self.heads = GroupedHeads(channels, head_groups)
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
         backbone = self.backbone(image)
-        levels = [lateral(x) for lateral, x in zip(self.laterals, backbone, strict=True)]
+        levels = [lateral(x.relu()) for lateral, x in zip(self.laterals, backbone, strict=True)]
         for fusion in self.fusions:
             levels = fusion(levels)
         neck = [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
-        towers = self.heads.towers([self.context(x) for x in neck])
+        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
+        towers = self.heads.towers(context)
         return self.heads.predict(towers), FeatureMaps(list(backbone), neck, towers)
 
     def forward(self, image: Tensor) -> HeadOutputs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -66,7 +67,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except RuntimeError as error:
         raise WeightsError(
             f"{path}: holds other weights than {type(model).__name__} has "
-            f"({str(error).splitlines()[1].strip()})"
+            f"({shorten(str(error).splitlines()[1], 120, placeholder=' ...')})"
         ) from None
 
 

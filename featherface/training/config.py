@@ -23,9 +23,9 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Arguments of ``FeatherFaceV2``."""
 
-    stage3_channels: int = Field(160, gt=0)
+    stage3_channels: int = Field(64, gt=0)
     channels: int = Field(64, gt=0, multiple_of=8)
-    fusions: int = Field(2, ge=1)
+    fusions: int = Field(3, ge=1)
     ssh_groups: int = Field(4, ge=2)
     head_groups: int = Field(2, ge=1)
     attention: bool = True
@@ -39,7 +39,9 @@ class StartConfig(Section):
     weights: Path | list[Path] | None = None
     v1: Path | None = None
     imagenet: Path | None = None
-    frozen_blocks: int = Field(0, ge=0, le=6, description="first blocks of the backbone to keep")
+    frozen_blocks: int = Field(
+        0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"
+    )
 
 
 class DataConfig(Section):
@@ -78,6 +80,9 @@ class DistillationConfig(Section):
     """
 
     teacher: Path | None = None
+    adapters: bool = Field(
+        True, description="without: neck and context are compared channel by channel"
+    )
     temperature: float = Field(1.5, gt=0)
     features: float = Field(1.0, ge=0)
     logits: float = Field(1.0, ge=0)
@@ -99,6 +104,9 @@ class OptimiserConfig(Section):
     """AdamW with a linear warm-up and a cosine to ``final_rate`` of the learning rate."""
 
     learning_rate: float = Field(1e-3, gt=0)
+    backbone_rate: float = Field(
+        1.0, gt=0, description="the backbone's learning rate as a share of the others'"
+    )
     final_rate: float = Field(0.02, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.03, ge=0, le=1)

@@ -2,7 +2,8 @@
 
 Both nets have the same anchors, so each of V2's logits has its twin in V1 (Hinton et al., 2015).
 Features are compared after 1x1 adapters (FitNets, Romero et al., ICLR 2015) that training keeps
-and drops at its end; both sides are normalised by channel, so only the pattern counts.
+and drops at its end; both sides are normalised by channel, so only the pattern counts. A student
+that began with V1's own layers can do without adapters: its channels have their twins in V1.
 """
 
 from __future__ import annotations
@@ -47,6 +48,19 @@ class FeatureAdapters(nn.Module):
         return torch.stack(losses).mean()
 
 
+def twin_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
+    """Mean squared difference channel by channel, in units of the teacher's deviation.
+
+    A channel that hardly moves counts for little: a tenth of the mean deviation is the least unit.
+    """
+    losses = []
+    for s, t in zip(student, teacher, strict=True):
+        variance = t[:, :, ::2, ::2].var((0, 2, 3), keepdim=True)
+        variance = variance.clamp_min(0.01 * float(variance.mean()) + 1e-12)
+        losses.append(((s - t).square().mean((0, 2, 3), keepdim=True) / variance).mean())
+    return torch.stack(losses).mean()
+
+
 def normalise(x: Tensor) -> Tensor:
     """Zero mean and unit variance by channel over batch and place."""
     mean = x.mean((0, 2, 3), keepdim=True)
@@ -57,6 +71,11 @@ def normalise(x: Tensor) -> Tensor:
 def compared_maps(maps: FeatureMaps) -> list[Tensor]:
     """What both nets have at strides 8, 16, 32: backbone, neck, and what the heads read."""
     return [*maps.backbone, *maps.neck, *maps.context]
+
+
+def twin_maps(maps: FeatureMaps) -> list[Tensor]:
+    """Neck and what the heads read, which both nets have at the same width."""
+    return [*maps.neck, *maps.context]
 
 
 def output_losses(

@@ -42,12 +42,15 @@ from featherface.training.distillation import (
     compared_maps,
     output_losses,
     teacher_input,
+    twin_distance,
+    twin_maps,
 )
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
+from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 
@@ -61,21 +64,22 @@ class Learner(nn.Module):
         self,
         student: FeatherFaceV2 | BaselineV1,
         config: RunConfig,
-        teacher: FeatherFaceV1 | OnnxTeacher | None,
+        teacher: Teacher | None,
     ) -> None:
         super().__init__()
         self.student, self.config = student, config
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
-        if isinstance(teacher, FeatherFaceV1):
-            with torch.no_grad():
-                image = torch.zeros(1, 3, 64, 64)
-                ours = compared_maps(student.eval().forward_with_features(image)[1])
-                theirs = compared_maps(teacher.forward_with_features(image)[1])
-            self.adapters = FeatureAdapters(
-                [x.shape[1] for x in ours], [x.shape[1] for x in theirs]
-            )
+        if config.distillation.adapters and has_features(config):
+            image = torch.zeros(1, 3, 64, 64)
+            taught = self.ask_teacher(image, maps=True)[1]
+            if taught is not None:
+                with torch.no_grad():
+                    ours = compared_maps(student.eval().forward_with_features(image)[1])
+                self.adapters = FeatureAdapters(
+                    [x.shape[1] for x in ours], [x.shape[1] for x in compared_maps(taught)]
+                )
 
     def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Loss terms by name; their sum is the loss."""
@@ -105,25 +109,37 @@ class Learner(nn.Module):
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
         if features or outputs:
-            taught, taught_maps = self.ask_teacher(images)
+            taught, taught_maps = self.ask_teacher(images, maps=features > 0)
             if outputs:
                 for name, value in output_losses(
                     prediction, taught, anchors, config.distillation, labelled
                 ).items():
                     terms[name] = outputs * value
-            if features and self.adapters is not None and taught_maps is not None:
-                distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
+            if features and taught_maps is not None:
+                if self.adapters is not None:
+                    distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
+                else:
+                    distance = twin_distance(twin_maps(maps), twin_maps(taught_maps))
                 terms["features"] = features * config.distillation.features * distance
         return terms
 
     @torch.no_grad()
-    def ask_teacher(self, images: Tensor) -> tuple[HeadOutputs, FeatureMaps | None]:
-        """The teacher's outputs for RGB ``images``, and its maps if it is a PyTorch model."""
+    def ask_teacher(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
+        """The teacher's outputs for RGB ``images``, and V1's maps where they are wanted."""
         teacher = self.teacher[0]
         if isinstance(teacher, OnnxTeacher):
             return teacher(images), None
-        outputs, maps = teacher.forward_with_features(teacher_input(images))
-        return outputs, maps
+        if isinstance(teacher, V1Teacher):
+            return teacher(images, maps)
+        return teacher.forward_with_features(teacher_input(images))
+
+
+Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
+
+
+def has_features(config: RunConfig) -> bool:
+    """Whether the schedule asks for the teacher's features at any point."""
+    return any(features > 0 for _, features, _, _ in config.distillation.schedule)
 
 
 def train(
@@ -190,7 +206,7 @@ def train(
         for step, batch in enumerate(loader, start=done):
             progress = step / steps
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(
+                group["lr"] = group["share"] * learning_rate(
                     progress,
                     config.optimiser.learning_rate,
                     config.optimiser.warmup,
@@ -299,24 +315,23 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     return model
 
 
-def open_teacher(config: RunConfig, on_cpu: bool) -> FeatherFaceV1 | OnnxTeacher | None:
+def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
     """V1 from its weights, or any ONNX file with the same anchors, which has no features to show.
 
-    On a CPU V1, too, runs in ONNX Runtime where the schedule has no use for its features.
+    On a CPU V1, too, runs in ONNX Runtime.
     """
     path = config.distillation.teacher
     if path is None:
         return None
-    has_features = any(features > 0 for _, features, _, _ in config.distillation.schedule)
     if path.suffix == ".onnx":
-        if has_features:
+        if has_features(config):
             raise ConfigError(
                 f"distillation.schedule: {path.name} shows no features; let their weight be 0 at "
                 "every point"
             )
         return OnnxTeacher(path)
     teacher = load_v1(path).eval().requires_grad_(False)
-    return teacher if has_features or not on_cpu else OnnxTeacher.of(teacher)
+    return V1Teacher(teacher) if on_cpu else teacher
 
 
 def open_photos(config: RunConfig) -> Any:
@@ -328,7 +343,8 @@ def open_photos(config: RunConfig) -> Any:
 
 def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
     """Keep the first blocks as they are: the largest maps cost the most and change the least."""
-    for block in list(student.backbone.stage1)[:blocks]:
+    backbone = student.backbone
+    for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
         block.eval().requires_grad_(False)
 
 
@@ -345,12 +361,20 @@ def moving_average(student: nn.Module, decay: float) -> AveragedModel:
 
 
 def make_optimiser(learner: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """AdamW; biases and normalisations do not decay."""
-    parameters = [p for p in learner.parameters() if p.requires_grad]
-    decaying: dict[str, Any] = {"params": [p for p in parameters if p.ndim > 1]}
-    others: dict[str, Any] = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
+    """AdamW; biases and normalisations do not decay, and the backbone may learn more slowly."""
+    groups: list[dict[str, Any]] = []
+    for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate)):
+        parameters = [
+            parameter
+            for name, parameter in learner.named_parameters()
+            if parameter.requires_grad and name.startswith("student.backbone.") == of_backbone
+        ]
+        groups += [
+            {"params": [p for p in parameters if p.ndim > 1], "share": share},
+            {"params": [p for p in parameters if p.ndim <= 1], "share": share, "weight_decay": 0.0},
+        ]
     return torch.optim.AdamW(
-        [decaying, others],
+        groups,
         lr=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
     )

@@ -1,13 +1,8 @@
-"""A teacher in an ONNX file: its answers at every anchor, without its features.
-
-ONNX Runtime answers several times faster on a CPU than V1 in PyTorch, whose deformable convolutions
-are made of plain operators there.
-"""
+"""A teacher in an ONNX file: its answers at every anchor, without its features."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,7 +10,6 @@ from torch import Tensor
 
 from featherface.detector import FaceDetector
 from featherface.errors import WeightsError
-from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.outputs import HeadOutputs
 
 LEAST = 1e-6  # scores nearer to 0 or 1 than this have no finite logit in float32
@@ -29,14 +23,6 @@ class OnnxTeacher:
 
     def __init__(self, path: Path) -> None:
         self._detector = FaceDetector(path, threads=1)
-
-    @classmethod
-    def of(cls, model: FeatherFaceV1) -> OnnxTeacher:
-        """V1, exported for the purpose."""
-        from featherface.export.v1_onnx import export_v1_onnx
-
-        with TemporaryDirectory(prefix="featherface-") as folder:
-            return cls(export_v1_onnx(model, Path(folder) / "teacher.onnx"))
 
     def __call__(self, images: Tensor) -> HeadOutputs:
         """``images`` float RGB 0..255 ``[B, 3, H, W]``; logits are (0, that of the score)."""

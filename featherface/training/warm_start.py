@@ -3,7 +3,8 @@
 Backbone: stages 1 and 2 as they are; of stage 3's channels the most important ones (by the scale of
 their batch normalisation times the norm of what reads them, after Liu et al., ICCV 2017). Laterals,
 BiFPN nodes and predictors as they are, with these changes folded in: colours in RGB order, no mean
-subtraction, edge weights of the BiFPN, biases before a batch normalisation, one logit for two.
+subtraction, attention after the backbone (its gates hardly depend on the photo) and edge weights of
+the BiFPN as their usual values, biases before a batch normalisation, one logit for two.
 Reads the public code's names (``featherface_v1_wider.safetensors``).
 """
 
@@ -25,6 +26,9 @@ from featherface.training.distillation import V1_CHANNEL_MEANS
 
 NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
 EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
+
+# x + x * channel gate * spatial gate, both near a half.
+GATED = 1.25
 
 State = dict[str, Tensor]
 
@@ -127,7 +131,7 @@ def outgoing_norm(readers: Tensor) -> Tensor:
 
 
 def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
-    """Laterals and the first and last of V1's three BiFPN layers (or as many as there are)."""
+    """Laterals and V1's three BiFPN layers, or the first and the last where there are two."""
     for lateral, level in zip(model.laterals, (3, 4, 5), strict=True):
         name = f"bifpn.0.p{level}_down_channel"
         weight = state[f"{name}.0.conv.weight"]
@@ -137,7 +141,7 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
         convolution, norm = parts
         if convolution.weight.shape != weight.shape:
             return
-        convolution.weight.copy_(weight)
+        convolution.weight.copy_(GATED * weight)
         copy_norm(norm, state, f"{name}.1", None, state[f"{name}.0.conv.bias"])
     sources = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}.get(len(model.fusions), (0,))
     for fusion, source in zip(model.fusions, sources, strict=False):

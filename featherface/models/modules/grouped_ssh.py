@@ -2,7 +2,8 @@
 
 SSH (Najibi et al., ICCV 2017) widens the view of each cell by stacked 3x3 convolutions: one, two
 and three in a row stand for 3x3, 5x5 and 7x7. V1 makes each of them deformable. Here they are plain
-and grouped (ShuffleNet, Zhang et al., CVPR 2018); the shuffle that mixes the groups is a fixed
+and grouped (ShuffleNet, Zhang et al., CVPR 2018), and a depthwise 3x3 moves what they saw to where
+it is needed, which is what the learned offsets did. The shuffle that mixes the groups is a fixed
 permutation, folded into the weights of the next 1x1 convolution at export.
 """
 
@@ -30,18 +31,21 @@ class GroupedSSH(nn.Module):
 
     def __init__(self, channels: int, groups: int = 4) -> None:
         super().__init__()
-        half, quarter = channels // 2, channels // 4
+        half, quarter, fewer = channels // 2, channels // 4, groups // 2
         self.context_3 = ConvNorm(channels, half, groups)
-        self.reduce = ConvNorm(channels, quarter, groups // 2)
-        self.context_5 = ConvNorm(quarter, quarter, 1)
+        self.reduce = ConvNorm(channels, quarter, groups)
+        self.context_5 = ConvNorm(quarter, quarter, fewer)
         self.context_7 = nn.Sequential(
-            ConvNorm(quarter, quarter, 1), nn.ReLU(inplace=True), ConvNorm(quarter, quarter, 1)
+            ConvNorm(quarter, quarter, fewer),
+            nn.ReLU(inplace=True),
+            ConvNorm(quarter, quarter, fewer),
         )
-        self.mix = ShuffledPointwise(channels, channels, groups)
+        self.move = ConvNorm(channels, channels, channels)
+        self.mix = ShuffledPointwise(channels, channels, fewer)
 
     def forward(self, x: Tensor) -> Tensor:
         reduced = functional.relu(self.reduce(x))
         context = torch.cat(
             [self.context_3(x), self.context_5(reduced), self.context_7(reduced)], dim=1
         )
-        return self.mix(functional.relu(context))
+        return self.mix(self.move(functional.relu(context)))

@@ -1,9 +1,9 @@
 """Light BiFPN: top-down and bottom-up fusion of three levels by plain sums.
 
 V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) weighs each edge and passes the sum through swish.
-The weight of an edge is a factor that the batch normalisation before it can learn as well, and
-swish costs two passes over the map, so both go: a node is ReLU, depthwise 3x3, pointwise 1x1, batch
-normalisation.
+The weight of an edge is a factor that the batch normalisation before it can learn as well, swish
+costs two passes over the map, and the second set of laterals a tenth of V2's parameters, so all
+three go: a node is ReLU, depthwise 3x3, pointwise 1x1, batch normalisation.
 """
 
 from __future__ import annotations
@@ -50,5 +50,8 @@ def upsample(x: Tensor) -> Tensor:
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Maximum over 2x2 cells, half the height and width."""
-    return functional.max_pool2d(x, 2)
+    """Maximum over 3x3 cells, half the height and width, which are even.
+
+    The windows begin at even cells, as in V1; the last reaches over the edge by one.
+    """
+    return functional.max_pool2d(x, 3, 2, ceil_mode=True)

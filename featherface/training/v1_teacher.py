@@ -1,0 +1,85 @@
+"""V1 as a teacher on a CPU: its answers and its maps by ONNX Runtime.
+
+In PyTorch V1's deformable convolutions are made of plain operators; ONNX Runtime has one for them
+and answers several times faster.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from featherface.export.v1_onnx import DEFORM_CONV_OPSET, with_deform_nodes
+from featherface.models.baseline import BaselineV1
+from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.outputs import FeatureMaps, HeadOutputs
+
+LEVELS = 3
+OUTPUTS = ("logits", "box_deltas", "landmark_deltas")
+MAPS = tuple(f"{part}_{level}" for part in FeatureMaps._fields for level in range(LEVELS))
+
+
+class V1Teacher:
+    """``model`` behind one thread of ONNX Runtime; images are RGB 0..255, as V2 takes them."""
+
+    def __init__(self, model: FeatherFaceV1) -> None:
+        with TemporaryDirectory(prefix="featherface-") as folder:
+            path = Path(folder) / "teacher.onnx"
+            size = {0: "batch", 2: "height", 3: "width"}
+            # Names that two sizes share would be taken for one size.
+            sizes = {name: {0: "batch", 2: f"{name}_h", 3: f"{name}_w"} for name in MAPS}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                torch.onnx.export(
+                    _WithMaps(with_deform_nodes(BaselineV1.of(model))).eval(),
+                    (torch.zeros(1, 3, 64, 64),),
+                    str(path),
+                    input_names=["image"],
+                    output_names=[*OUTPUTS, *MAPS],
+                    dynamic_axes={"image": size}
+                    | {name: {0: "batch", 1: "anchors"} for name in OUTPUTS}
+                    | sizes,
+                    opset_version=DEFORM_CONV_OPSET,
+                    dynamo=False,
+                )
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = 1
+            options.log_severity_level = 4
+            options.enable_mem_pattern = False  # it would plan anew for every size of image
+            self._session = onnxruntime.InferenceSession(
+                path.read_bytes(), options, providers=["CPUExecutionProvider"]
+            )
+
+    def __call__(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
+        """Outputs for float ``images`` ``[B, 3, H, W]``, logits (0, face minus background), and
+        the maps if they are asked for.
+        """
+        blob = np.ascontiguousarray(images.detach().cpu().numpy(), np.float32)
+        names = [*OUTPUTS, *MAPS] if maps else list(OUTPUTS)
+        values = [
+            torch.from_numpy(x).to(images.device) for x in self._session.run(names, {"image": blob})
+        ]
+        margin, boxes, landmarks = values[:3]
+        outputs = HeadOutputs(
+            torch.stack([torch.zeros_like(margin), margin], dim=-1), boxes, landmarks
+        )
+        if not maps:
+            return outputs, None
+        levels = [values[3 + part * LEVELS : 3 + (part + 1) * LEVELS] for part in range(3)]
+        return outputs, FeatureMaps(*levels)
+
+
+class _WithMaps(nn.Module):
+    def __init__(self, model: BaselineV1) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        outputs, maps = self.model.forward_with_features(image)
+        return (*outputs, *maps.backbone, *maps.neck, *maps.context)
