@@ -88,7 +88,11 @@ def test_warm_start_takes_over_what_v1_computes() -> None:
         ours = student.backbone(image)
     inner = (..., slice(5, 11), slice(5, 11))
     torch.testing.assert_close(ours[0][inner], theirs[0][inner], atol=1e-3, rtol=1e-3)
-    assert ours[2].shape[1] == 160
+    assert ours[2].shape[1] == 64
+    for ours_fusion, theirs_fusion in zip(student.fusions, teacher.fusions, strict=True):
+        torch.testing.assert_close(
+            ours_fusion.out_8.pointwise.weight, theirs_fusion.out_8.pointwise.weight
+        )
 
 
 def direct_loop(

@@ -71,7 +71,7 @@ class Learner(nn.Module):
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
-        if config.distillation.adapters and has_features(config):
+        if self.teacher and config.distillation.adapters and has_features(config):
             image = torch.zeros(1, 3, 64, 64)
             taught = self.ask_teacher(image, maps=True)[1]
             if taught is not None:
