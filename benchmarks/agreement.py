@@ -42,17 +42,17 @@ def main(
     """Measure and write."""
     store = PhotoStore(data, cache)
     indices = held_out_photos(store, limit=photos)
+    shown = list(enlarged(store, indices))
 
     def found(path: Path) -> list[NDArray[np.float64]]:
         detect = open_detector(path)
-        return [detect_in_views(detect, image).rows() for image, _ in enlarged(store, indices)]
+        return [detect_in_views(detect, image).rows() for image, _ in shown]
 
     taught = found(teacher)
-    factors = [factor for _, factor in enlarged(store, indices)]
     truths = {
         "teacher": ([rows[:, :4] for rows in taught], [rows[:, 4] < SURE for rows in taught]),
         "labels": (
-            [store[i].boxes * factor for i, factor in zip(indices, factors, strict=True)],
+            [store[i].boxes * factor for i, (_, factor) in zip(indices, shown, strict=True)],
             [store[i].scores < FACE_SCORE for i in indices],
         ),
     }

@@ -15,12 +15,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from featherface.anchors import STRIDES
 from featherface.export.v1_onnx import DEFORM_CONV_OPSET, with_deform_nodes
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
-LEVELS = 3
+LEVELS = len(STRIDES)
 OUTPUTS = ("logits", "box_deltas", "landmark_deltas")
 MAPS = tuple(f"{part}_{level}" for part in FeatureMaps._fields for level in range(LEVELS))
 
@@ -71,8 +72,9 @@ class V1Teacher:
         )
         if not maps:
             return outputs, None
-        levels = [values[3 + part * LEVELS : 3 + (part + 1) * LEVELS] for part in range(3)]
-        return outputs, FeatureMaps(*levels)
+        shown = values[len(OUTPUTS) :]
+        parts = [shown[first : first + LEVELS] for first in range(0, len(MAPS), LEVELS)]
+        return outputs, FeatureMaps(*parts)
 
 
 class _WithMaps(nn.Module):
