@@ -22,7 +22,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 
 INK, SOFT, PAPER, LINE = "#17212b", "#5c6b7a", "#ffffff", "#8593a1"
 PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#64748b")
-WIDTHS = {"stages": 18.0, "levels": 16.5, "fusion": 25.0, "shared": 18.0, "heads": 26.0}
+WIDTHS = {"stages": 18.0, "levels": 16.5, "fusion": 25.0, "heads": 26.0}
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
 IMAGE_WIDTH, LEFT = 13.0, 2.5
@@ -125,8 +125,6 @@ def _draw_part(axes: Axes, column: Column) -> None:
     kind = column.part.kind
     if kind == "fusion":
         _draw_fusion(axes, column)
-    elif kind == "shared":
-        _draw_shared(axes, column)
     elif kind == "heads":
         _draw_heads(axes, column)
     else:
@@ -140,36 +138,6 @@ def _draw_part(axes: Axes, column: Column) -> None:
                     (column.middle, lower + CELL_HEIGHT / 2),
                     column.colour,
                 )
-
-
-def _draw_shared(axes: Axes, column: Column) -> None:
-    x, width = column.left + CELL_PAD, column.width - 2 * CELL_PAD
-    bottom = ROWS[2] - CELL_HEIGHT / 2
-    height = ROWS[0] - ROWS[2] + CELL_HEIGHT
-    _box(axes, x, bottom, width, height, column.colour, "none")
-    for row, size, text in zip(ROWS, (1, 2, 3), ("3×3", "5×5", "7×7"), strict=True):
-        _receptive_field(axes, column.middle - 2.4, row, size)
-        axes.text(column.middle + 2.4, row, text, size=11.5, color=PAPER, ha="left", va="center")
-
-
-def _receptive_field(axes: Axes, x: float, y: float, rings: int) -> None:
-    """A square of 3, 5 or 7 cells a side, its middle cell filled."""
-    cells = 2 * rings + 1
-    size = 0.95
-    for i in range(cells):
-        for j in range(cells):
-            middle = i == j == rings
-            axes.add_patch(
-                FancyBboxPatch(
-                    (x + (i - cells / 2) * size, y + (j - cells / 2) * size),
-                    size * 0.78,
-                    size * 0.78,
-                    boxstyle="square,pad=0",
-                    facecolor=PAPER,
-                    edgecolor="none",
-                    alpha=1.0 if middle else 0.45,
-                )
-            )
 
 
 def _draw_fusion(axes: Axes, column: Column) -> None:

@@ -12,7 +12,7 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "fusion", "shared", "heads"]
+Kind = Literal["stages", "levels", "fusion", "heads"]
 
 
 @dataclass(frozen=True)
