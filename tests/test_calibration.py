@@ -1,4 +1,4 @@
-"""Temperature: it is found again, keeps order and decision, and lands in the weights."""
+"""Temperature and shift: found again, the order stays, and they land in the weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from featherface.cli import app
 from featherface.data.example_data import make_example_data
 from featherface.errors import DataError
-from featherface.evaluation.calibration import at_temperature, fit_temperature, reliability
+from featherface.evaluation.calibration import Correction, fit_correction, reliability
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import SHIPPED, load_v2
 from featherface.models.weight_files import read_metadata
@@ -29,50 +29,72 @@ def photo_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 3))
-def test_the_temperature_is_found_again(seed: int, temperature: float) -> None:
+@given(seed=st.integers(0, 1000), temperature=st.floats(0.5, 3), shift=st.floats(-1.5, 1.5))
+def test_the_correction_is_found_again(seed: int, temperature: float, shift: float) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, 20000)
     hits = rng.random(20000) < 1 / (1 + np.exp(-logits))
-    scores = 1 / (1 + np.exp(-logits * temperature))  # as sure as the temperature is high
-    assert fit_temperature(scores, hits) == pytest.approx(temperature, rel=0.08)
-    before, after = (
-        reliability(scores, hits),
-        reliability(at_temperature(scores, temperature), hits),
-    )
+    scores = 1 / (1 + np.exp(-(logits - shift) * temperature))
+    found = fit_correction(scores, hits, least_score=0)
+    assert found.temperature == pytest.approx(temperature, rel=0.1)
+    assert found.shift == pytest.approx(shift, abs=0.15)
+    before, after = reliability(scores, hits), reliability(found(scores), hits)
     assert after.error < 0.02
     assert after.error <= before.error + 0.01
     assert after.count.sum() == before.count.sum() == 20000
 
 
+def test_only_scores_that_people_look_at_are_fitted() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20000)
+    scores = 1 / (1 + np.exp(-logits))
+    hits = rng.random(20000) < scores
+    crowd = np.full(200000, 0.01)  # none of them a face
+    found = fit_correction(np.r_[scores, crowd], np.r_[hits, np.zeros(len(crowd), bool)])
+    assert found.temperature == pytest.approx(1, abs=0.1)
+    assert found.shift == pytest.approx(0, abs=0.1)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     scores=st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30),
-    temperature=st.floats(0.3, 4),
+    first=st.tuples(st.floats(0.3, 4), st.floats(-3, 3)),
+    second=st.tuples(st.floats(0.3, 4), st.floats(-3, 3)),
 )
-def test_order_and_decision_stay(scores: list[float], temperature: float) -> None:
+def test_order_stays_and_two_corrections_are_one(
+    scores: list[float], first: tuple[float, float], second: tuple[float, float]
+) -> None:
     given_scores = np.sort(np.array(scores))
-    changed = at_temperature(given_scores, temperature)
+    one, two = Correction(*first), Correction(*second)
+    changed = one(given_scores)
     assert (np.diff(changed) >= 0).all()
-    sure = np.abs(given_scores - 0.5) > 1e-9
-    np.testing.assert_array_equal((changed > 0.5)[sure], (given_scores > 0.5)[sure])
+    inside = (changed > 1e-6) & (changed < 1 - 1e-6)
+    np.testing.assert_allclose(
+        two(changed)[inside], two.after(one)(given_scores)[inside], rtol=1e-6, atol=1e-9
+    )
+
+
+def test_faces_and_the_rest_apart_give_a_finite_correction() -> None:
+    found = fit_correction(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]))
+    assert np.isfinite([found.temperature, found.shift]).all()
+    assert found.temperature == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("hits", [[], [True, True], [False, False]])
 def test_one_kind_of_detections_cannot_be_fitted(hits: list[bool]) -> None:
     with pytest.raises(DataError, match="both faces and false detections"):
-        fit_temperature(np.full(len(hits), 0.4), np.array(hits, bool))
+        fit_correction(np.full(len(hits), 0.4), np.array(hits, bool))
 
 
-def test_divided_logits() -> None:
+def test_corrected_logits() -> None:
     torch.manual_seed(0)
     model = FeatherFaceV2().eval()
     image = torch.rand(1, 3, 64, 96) * 255
     with torch.no_grad():
         before = model(image)
-        model.heads.divide_logits(2.0)
+        model.heads.correct_logits(2.0, -0.5)
         after = model(image)
-    torch.testing.assert_close(after[0], before[0] / 2)
+    torch.testing.assert_close(after[0], before[0] / 2 - 0.5)
     torch.testing.assert_close(after[1], before[1])
     torch.testing.assert_close(after[2], before[2])
 
@@ -85,14 +107,19 @@ def test_the_command(photo_shards: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     found = json.loads((results / "calibration.json").read_text())
-    old = float(read_metadata(SHIPPED).get("temperature", "1"))
-    stored = float(read_metadata(out)["temperature"])
-    assert stored == pytest.approx(old * found["temperature"], rel=1e-3)
+    shipped_with, stored = read_metadata(SHIPPED), read_metadata(out)
+    earlier = Correction(
+        float(shipped_with.get("temperature", 1)), float(shipped_with.get("shift", 0))
+    )
+    both = Correction(found["temperature"], found["shift"]).after(earlier)
+    assert float(stored["temperature"]) == pytest.approx(both.temperature, rel=1e-3)
+    assert float(stored["shift"]) == pytest.approx(both.shift, abs=1e-3)
     assert cv2.imread(str(results / "calibration.png")) is not None
     image = torch.rand(1, 3, 64, 64) * 255
     with torch.no_grad():
         logits, shipped = load_v2(out)(image)[0], load_v2()(image)[0]
-    torch.testing.assert_close(logits * found["temperature"], shipped, rtol=1e-3, atol=1e-3)
+    back = (logits - found["shift"]) * found["temperature"]
+    torch.testing.assert_close(back, shipped, rtol=1e-3, atol=1e-3)
     session = ort.InferenceSession(str(out.with_suffix(".onnx")))
     scores = session.run(["scores"], {"image": image.numpy()})[0]
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-4)

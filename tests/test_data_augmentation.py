@@ -101,6 +101,26 @@ def test_everything_switched_on(seed: int, index: int, size: int) -> None:
     check_sample(sample, size)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), index=st.integers(0, 3))
+def test_padding_blackens_less_than_a_stride_and_ends_the_boxes(seed: int, index: int) -> None:
+    plain, padded = (
+        TrainingCrop(160, CropSettings(**PLAIN, mosaic=0, pad=pad))(
+            index, PAINTED, np.random.default_rng(seed)
+        )
+        for pad in (0, 1)
+    )
+    lit = padded.image.any(2)
+    columns, rows = np.flatnonzero(lit.any(0)), np.flatnonzero(lit.any(1))
+    if len(columns):  # else the photo was outside what is left
+        width, height = columns[-1] + 1, rows[-1] + 1
+        np.testing.assert_array_equal(padded.image[:height, :width], plain.image[:height, :width])
+    if plain.image[-1].any():  # the photo reached the lower edge
+        assert 160 - 31 <= rows[-1] + 1
+        assert (padded.boxes[:, 3] <= rows[-1] + 1).all()
+    check_sample(padded, 160)
+
+
 def check_sample(sample: Sample, size: int) -> None:
     """What holds for every sample: dtypes, and boxes that have an area inside the crop."""
     count = len(sample.boxes)

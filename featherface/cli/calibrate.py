@@ -1,4 +1,4 @@
-"""``featherface calibrate``: scores that mean what they say, by one temperature."""
+"""``featherface calibrate``: scores that mean what they say, by a temperature and a shift."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-LEAST_SCORE = 0.0005
+LOWEST_SCORE = 0.0005
 
 
 def register(app: typer.Typer) -> None:
@@ -32,12 +32,14 @@ def calibrate(
         Path | None, typer.Option(help="Folder for calibration.json and its picture.")
     ] = None,
     cache: Annotated[Path, typer.Option(help="Where decoded photos are kept.")] = Path("cache"),
+    least_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Detections from here on are fitted.")
+    ] = 0.05,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the network.")] = 1,
 ) -> None:
-    """Fit a temperature to the scores on held-out photos, and fold it into the weights.
+    """Fit temperature and shift to the scores on held-out photos, and fold them into the weights.
 
-    The order of the scores and what exceeds 0.5 stay as they are. Writes the weights and their
-    ONNX file.
+    The order of the scores stays as it is. Writes the weights and their ONNX file.
     """
     from featherface.cli import require_extra
 
@@ -52,7 +54,7 @@ def calibrate(
     from featherface.detector import FaceDetector
     from featherface.errors import ConfigError
     from featherface.evaluation.average_precision import match_voc
-    from featherface.evaluation.calibration import at_temperature, fit_temperature, reliability
+    from featherface.evaluation.calibration import Correction, fit_correction, reliability
     from featherface.evaluation.plots import reliability_figure
     from featherface.evaluation.result_files import write_result_json
     from featherface.evaluation.validation import held_out_photos
@@ -70,32 +72,38 @@ def calibrate(
     found, boxes, doubtful = [], [], []
     with TemporaryDirectory() as folder:
         onnx = export_onnx(model, Path(folder) / "model.onnx")
-        detect = FaceDetector(onnx, input_size=None, score_threshold=LEAST_SCORE, threads=threads)
+        detect = FaceDetector(onnx, input_size=None, score_threshold=LOWEST_SCORE, threads=threads)
         for index in list_progress(held_out_photos(store, fraction)):
             photo = store[index]
             found.append(detect_in_views(detect, np.ascontiguousarray(photo.image)).rows())
             boxes.append(photo.boxes.astype(np.float64))
             doubtful.append(photo.scores < face_score)
     matches = match_voc(found, boxes, doubtful)
-    temperature = fit_temperature(matches.scores, matches.hit)
-    before = reliability(matches.scores, matches.hit)
-    after = reliability(at_temperature(matches.scores, temperature), matches.hit)
-    model.heads.divide_logits(temperature)
-    total = temperature * float(metadata.get("temperature", "1"))
-    save_weights(model, out, {**metadata, "temperature": f"{total:.4f}"})
+    correction = fit_correction(matches.scores, matches.hit, least_score)
+    seen = matches.scores >= least_score
+    scores, hits = matches.scores[seen], matches.hit[seen]
+    before, after = reliability(scores, hits), reliability(correction(scores), hits)
+    model.heads.correct_logits(correction.temperature, correction.shift)
+    earlier = Correction(float(metadata.get("temperature", 1)), float(metadata.get("shift", 0)))
+    total = correction.after(earlier)
+    totals = {"temperature": f"{total.temperature:.4f}", "shift": f"{total.shift:.4f}"}
+    save_weights(model, out, {**metadata, **totals})
     exported = export_onnx(model, out.with_suffix(".onnx"))
     if results is not None:
         written = {
             "photos": len(boxes),
-            "detections": len(matches.scores),
+            "detections": len(scores),
+            "detections_from_score": least_score,
             "faces_from_score": face_score,
-            "temperature": temperature,
+            "temperature": correction.temperature,
+            "shift": correction.shift,
             "calibration_error": {"before": before.error, "after": after.error},
         }
         write_result_json(results / "calibration.json", written)
         save_figure(reliability_figure(before, after), results / "calibration.png")
     typer.echo(
-        f"Temperature {temperature:.3f}; calibration error {100 * before.error:.1f} -> "
-        f"{100 * after.error:.1f} % on {len(boxes)} held-out photos"
+        f"Temperature {correction.temperature:.3f}, shift {correction.shift:+.3f}; calibration "
+        f"error {100 * before.error:.1f} -> {100 * after.error:.1f} % on {len(boxes)} held-out "
+        "photos"
     )
     typer.echo(f"Weights: {out}\nONNX:    {exported}")

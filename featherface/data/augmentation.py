@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from featherface.anchors import STRIDES
 from featherface.data.labelled_photo import LabelledPhoto
 
 FACE_SCORE = 0.5
@@ -74,6 +75,9 @@ class CropSettings(BaseModel):
     coarsen: float = Field(default=0.1, ge=0, le=1, description="shrunk and enlarged again")
     noise: float = Field(default=0.1, ge=0, le=1)
     jpeg: float = Field(default=0.15, ge=0, le=1)
+    pad: float = Field(
+        default=0.0, ge=0, le=1, description="black at the right and below, as a detector fills up"
+    )
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,21 @@ class TrainingCrop:
         if settings.hide:
             image = hide_faces(image, labels, settings.hide, rng)
         image = change_pixels(image, settings, rng)
+        if settings.pad and rng.random() < settings.pad:
+            image, labels = self.pad(image, labels, rng)
         return Sample(np.ascontiguousarray(image), labels.boxes, labels.scores, labels.landmarks)
+
+    def pad(
+        self, image: NDArray[np.uint8], labels: Labels, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """Black strips of up to 31 pixels, as on photos filled up to a multiple of the stride."""
+        width, height = (self.size - rng.integers(0, STRIDES[-1], 2)).tolist()
+        padded = image.copy()
+        padded[height:], padded[:, width:] = 0, 0
+        settings = self.settings
+        return padded, confine(
+            labels, width, height, settings.least_visible, settings.least_face
+        )
 
     def turned_window(
         self,

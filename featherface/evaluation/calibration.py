@@ -1,8 +1,8 @@
-"""Do scores mean what they say? The temperature that makes them, and how far off they are.
+"""Do scores mean what they say? The temperature and shift that make them, and how far off they are.
 
 A score of 0.3 should be a face three times in ten. Dividing every logit by one temperature (Guo et
-al., *On Calibration of Modern Neural Networks*, ICML 2017) changes neither the order of the scores
-nor which of them exceed 0.5.
+al., *On Calibration of Modern Neural Networks*, ICML 2017) and adding one shift (Platt, 1999) keeps
+the order of the scores.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from featherface.errors import DataError
 
 EDGE = 1e-7
 BINS = 10
+LEAST_SCORE = 0.05
+STEPS = 30
+LINE_RANGE = ((0.2, -5.0), (5.0, 5.0))  # of slope and shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,35 +32,52 @@ class Reliability:
     error: float
 
 
-def fit_temperature(scores: NDArray[np.floating], hits: NDArray[np.bool_]) -> float:
-    """The temperature with the least negative log-likelihood, between 0.2 and 5.
+@dataclass(frozen=True)
+class Correction:
+    """What turns a logit into one that means what it says: ``logit / temperature + shift``."""
 
-    ``scores`` ``[N]`` from 0 to 1 and whether each detection is a face, bool ``[N]``.
+    temperature: float
+    shift: float
+
+    def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Corrected scores, float64 ``[N]``, of ``scores`` ``[N]`` from 0 to 1."""
+        logits = _logits(scores) / self.temperature + self.shift
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
+
+    def after(self, first: Correction) -> Correction:
+        """``first`` and then this one, as one."""
+        return Correction(
+            first.temperature * self.temperature, first.shift / self.temperature + self.shift
+        )
+
+
+def fit_correction(
+    scores: NDArray[np.floating], hits: NDArray[np.bool_], least_score: float = LEAST_SCORE
+) -> Correction:
+    """The correction with the least negative log-likelihood over the scores that people look at.
+
+    ``scores`` ``[N]`` from 0 to 1 and whether each detection is a face, bool ``[N]``. Detections
+    under ``least_score`` are left out: there are so many that they would decide alone.
 
     Raises:
         DataError: no detection, or hits only, or none.
     """
-    if not len(scores) or bool(np.all(hits)) or not bool(np.any(hits)):
+    seen = np.asarray(scores) >= least_score
+    scores, hits = np.asarray(scores)[seen], np.asarray(hits, bool)[seen]
+    if not len(scores) or bool(hits.all()) or not bool(hits.any()):
         raise DataError(
-            f"{len(scores)} detections, {int(np.sum(hits))} of them faces: both faces and false "
-            "detections are needed to fit a temperature; give more photos, or a lower score"
+            f"{len(scores)} detections, {int(hits.sum())} of them faces: both faces and false "
+            "detections are needed to fit scores; give more photos, or a lower score"
         )
-    logits = _logits(scores)
-    signed = np.where(hits, -logits, logits)
-    # The loss is convex in 1 / T, so two steps of a grid find its only minimum.
-    grid = np.geomspace(0.2, 5.0, 65)
-    for _ in range(2):
-        losses = [np.logaddexp(0, signed / temperature).mean() for temperature in grid]
-        best = int(np.argmin(losses))
-        low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-        temperature = float(grid[best])
-        grid = np.linspace(low, high, 65)
-    return temperature
-
-
-def at_temperature(scores: NDArray[np.floating], temperature: float) -> NDArray[np.float64]:
-    """The scores that logits divided by ``temperature`` give, float64 ``[N]``."""
-    return np.asarray(1 / (1 + np.exp(-_logits(scores) / temperature)), np.float64)
+    # Logistic regression on the logit by Newton's method; the loss is convex in slope and shift.
+    inputs = np.stack([_logits(scores), np.ones(len(scores))], 1)
+    line = np.array([1.0, 0.0])
+    for _ in range(STEPS):
+        chance = 1 / (1 + np.exp(-inputs @ line))
+        curvature = (inputs.T * (chance * (1 - chance))) @ inputs + 1e-6 * len(inputs) * np.eye(2)
+        line = line - np.linalg.solve(curvature, inputs.T @ (chance - hits))
+        line = np.clip(line, *LINE_RANGE)
+    return Correction(float(1 / line[0]), float(line[1]))
 
 
 def reliability(scores: NDArray[np.floating], hits: NDArray[np.bool_]) -> Reliability:

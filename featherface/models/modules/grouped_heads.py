@@ -55,11 +55,12 @@ class GroupedHeads(nn.Module):
         return HeadOutputs(outputs[0].flatten(1), outputs[1], outputs[2])
 
     @torch.no_grad()
-    def divide_logits(self, temperature: float) -> None:
-        """Fold a temperature into the predictors: class logits come out divided by it."""
+    def correct_logits(self, temperature: float, shift: float) -> None:
+        """Fold a correction into the predictors: class logits become logit / temperature + shift."""
         for predictor in self.predictors:
-            for values in predictor.parameters():
-                values[:ANCHORS_PER_CELL] /= temperature
+            weight, bias = predictor.parameters()
+            weight[:ANCHORS_PER_CELL] /= temperature
+            bias[:ANCHORS_PER_CELL] = bias[:ANCHORS_PER_CELL] / temperature + shift
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))
