@@ -144,6 +144,23 @@ def test_int8_keeps_the_worst_layers_in_float(int8: Path) -> None:
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in graph.graph.node}
 
 
+def test_int8_spends_no_step_on_what_a_relu_takes_away(int8: Path) -> None:
+    graph = onnx.load(int8).graph
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    zero_points = [
+        int(values[node.input[2]])
+        for node in graph.node
+        if node.op_type == "DequantizeLinear"
+        and {reader.op_type for reader in readers.get(node.output[0], [])} == {"Relu"}
+    ]
+    assert zero_points
+    assert set(zero_points) == {0}
+
+
 @pytest.mark.parametrize("fixture", ["float32", "float16", "int8"])
 def test_dynamic_batch_height_and_width(
     fixture: str, photo: NDArray[np.uint8], request: pytest.FixtureRequest

@@ -7,6 +7,7 @@
 1. Channels are equalised (``channel_equalization``), which changes no output.
 2. The calibration images give each map its range (moving average of minimum and maximum, so that
    one bright spot does not set the step for all).
+   What a ReLU takes away is left out.
 3. Each convolution is quantized alone, and the error it causes is measured.
 4. From the worst on, convolutions stay in float until the whole network's error is in tolerance.
 
@@ -29,7 +30,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
+from onnxruntime.quantization.calibrate import TensorData, TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from featherface.errors import DataError
@@ -89,6 +90,7 @@ def quantize(
         node.name = node.name or f"{node.op_type}_{number}"
     equalize_channels(source, channel_ranges(source, images))
     ranges = _tensor_ranges(source, images)
+    _begin_at_zero(ranges, source)
 
     measured = _evenly(images, MEASURED_IMAGES)
     expected = _outputs(source, measured)
@@ -148,6 +150,19 @@ def _tensor_ranges(model: onnx.ModelProto, images: Sequence[FloatArray]) -> Tens
         )
         calibrator.collect_data(_Reader(images))
         return calibrator.compute_data()
+
+
+def _begin_at_zero(ranges: TensorsData, model: onnx.ModelProto) -> None:
+    """Spend no step on what a ReLU takes away: its input's range begins at zero, in place."""
+    readers: dict[str, set[str]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    for name in ranges:
+        if readers.get(name) == {"Relu"}:
+            low, high = ranges[name].range_value
+            least = np.maximum(high, np.float32(1e-6))  # a range has an extent
+            ranges[name] = TensorData(lowest=np.zeros_like(low), highest=least)
 
 
 def _quantized(
