@@ -137,6 +137,15 @@ def test_whole_stages_can_be_frozen(shards: Path, tmp_path: Path) -> None:
     assert (tensors["backbone.stage3.0.1.running_mean"] != 0).any()
 
 
+def test_frozen_statistics_stay_while_weights_learn(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, start={"frozen_statistics": True})
+    tensors = load_file(loop.train(config, accelerator="cpu", report=lambda _: None))
+    means = [values for name, values in tensors.items() if name.endswith("running_mean")]
+    assert all((values == 0).all() for values in means)
+    scales = [tensors[f"{side}.norm.weight"] for side in ("fusions.0.out_8", "fusions.0.out_16")]
+    assert all((values != 1).any() for values in scales)
+
+
 def test_a_foreign_file_is_no_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"junk")

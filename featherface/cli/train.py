@@ -86,6 +86,7 @@ def run(
     require_extra("train", "torch", "lightning_fabric", "webdataset", "yaml", "pydantic")
     from featherface.errors import ConfigError
     from featherface.training.config import read_config
+    from featherface.training.loop import is_first_process
     from featherface.training.loop import train as train_model
 
     settings = read_config(config, overrides)
@@ -99,6 +100,8 @@ def run(
         report=typer.echo,
         experiments=experiments,
     )
+    if not is_first_process():
+        return
     typer.echo(f"Weights: {weights}")
     if export:
         from featherface.export.onnx_file import export_onnx

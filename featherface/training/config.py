@@ -42,6 +42,9 @@ class StartConfig(Section):
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"
     )
+    frozen_statistics: bool = Field(
+        False, description="batch normalisations learn by the statistics that inference uses"
+    )
 
 
 class DataConfig(Section):

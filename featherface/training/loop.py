@@ -203,6 +203,8 @@ def train(
     with RunLog(config.folder, images, seen, fabric.is_global_zero) as log:
         learner.train()
         freeze(student, config.start.frozen_blocks)
+        if config.start.frozen_statistics:
+            keep_statistics(student)
         for step, batch in enumerate(loader, start=done):
             progress = step / steps
             for group in optimiser.param_groups:
@@ -252,6 +254,12 @@ def train(
         device = describe_device(fabric.device, fabric.world_size)
         record(experiments, config, average.module.cpu(), store, device, done < steps, report)
     return weights
+
+
+def is_first_process() -> bool:
+    """Whether this process writes the files of a run: of several, only one does."""
+    several = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not several or torch.distributed.get_rank() == 0
 
 
 def record(
@@ -346,6 +354,13 @@ def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
     backbone = student.backbone
     for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
         block.eval().requires_grad_(False)
+
+
+def keep_statistics(student: nn.Module) -> None:
+    """Normalise by the statistics that inference uses, and leave them as they are."""
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def moving_average(student: nn.Module, decay: float) -> AveragedModel:
