@@ -55,6 +55,19 @@ def test_only_scores_that_people_look_at_are_fitted() -> None:
     assert found.shift == pytest.approx(0, abs=0.1)
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), slope=st.floats(0.5, 2), kept=st.floats(0.01, 0.3))
+def test_a_score_can_be_kept(seed: int, slope: float, kept: float) -> None:
+    rng = np.random.default_rng(seed)
+    fixed = np.log(kept / (1 - kept))
+    logits = rng.normal(0, 2, 20000)
+    hits = rng.random(20000) < 1 / (1 + np.exp(-logits))
+    scores = 1 / (1 + np.exp(-((logits - fixed) / slope + fixed)))
+    found = fit_correction(scores, hits, least_score=0, kept_score=kept)
+    assert found(np.array([kept]))[0] == pytest.approx(kept, rel=1e-6)
+    assert 1 / found.temperature == pytest.approx(slope, rel=0.1)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     scores=st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30),

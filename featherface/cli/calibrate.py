@@ -35,11 +35,15 @@ def calibrate(
     least_score: Annotated[
         float, typer.Option(min=0, max=1, help="Detections from here on are fitted.")
     ] = 0.05,
+    kept_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Stays what it is; 0: no score has to.")
+    ] = 0.02,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the network.")] = 1,
 ) -> None:
     """Fit temperature and shift to the scores on held-out photos, and fold them into the weights.
 
-    The order of the scores stays as it is. Writes the weights and their ONNX file.
+    The order of the scores stays as it is, and by default so does 0.02, where evaluations cut off.
+    Writes the weights and their ONNX file.
     """
     from featherface.cli import require_extra
 
@@ -79,7 +83,7 @@ def calibrate(
             boxes.append(photo.boxes.astype(np.float64))
             doubtful.append(photo.scores < face_score)
     matches = match_voc(found, boxes, doubtful)
-    correction = fit_correction(matches.scores, matches.hit, least_score)
+    correction = fit_correction(matches.scores, matches.hit, least_score, kept_score or None)
     seen = matches.scores >= least_score
     scores, hits = matches.scores[seen], matches.hit[seen]
     before, after = reliability(scores, hits), reliability(correction(scores), hits)
@@ -94,6 +98,7 @@ def calibrate(
             "photos": len(boxes),
             "detections": len(scores),
             "detections_from_score": least_score,
+            "kept_score": kept_score,
             "faces_from_score": face_score,
             "temperature": correction.temperature,
             "shift": correction.shift,

@@ -52,12 +52,16 @@ class Correction:
 
 
 def fit_correction(
-    scores: NDArray[np.floating], hits: NDArray[np.bool_], least_score: float = LEAST_SCORE
+    scores: NDArray[np.floating],
+    hits: NDArray[np.bool_],
+    least_score: float = LEAST_SCORE,
+    kept_score: float | None = None,
 ) -> Correction:
     """The correction with the least negative log-likelihood over the scores that people look at.
 
     ``scores`` ``[N]`` from 0 to 1 and whether each detection is a face, bool ``[N]``. Detections
-    under ``least_score`` are left out: there are so many that they would decide alone.
+    under ``least_score`` are left out: there are so many that they would decide alone. A
+    ``kept_score`` stays what it is, so that a list cut there keeps its length.
 
     Raises:
         DataError: no detection, or hits only, or none.
@@ -70,14 +74,20 @@ def fit_correction(
             "detections are needed to fit scores; give more photos, or a lower score"
         )
     # Logistic regression on the logit by Newton's method; the loss is convex in slope and shift.
-    inputs = np.stack([_logits(scores), np.ones(len(scores))], 1)
-    line = np.array([1.0, 0.0])
+    kept = 0.0 if kept_score is None else float(_logits(np.array([kept_score]))[0])
+    inputs = (_logits(scores) - kept)[:, None]
+    if kept_score is None:
+        inputs = np.concatenate([inputs, np.ones_like(inputs)], 1)
+    line = np.array([1.0, 0.0])[: inputs.shape[1]]
+    ridge = 1e-6 * len(inputs) * np.eye(len(line))
     for _ in range(STEPS):
-        chance = 1 / (1 + np.exp(-inputs @ line))
-        curvature = (inputs.T * (chance * (1 - chance))) @ inputs + 1e-6 * len(inputs) * np.eye(2)
+        chance = 1 / (1 + np.exp(-(inputs @ line + kept)))
+        curvature = (inputs.T * (chance * (1 - chance))) @ inputs + ridge
         line = line - np.linalg.solve(curvature, inputs.T @ (chance - hits))
-        line = np.clip(line, *LINE_RANGE)
-    return Correction(float(1 / line[0]), float(line[1]))
+        line = np.clip(line, LINE_RANGE[0][: len(line)], LINE_RANGE[1][: len(line)])
+    slope = float(line[0])
+    shift = float(line[1]) if kept_score is None else kept * (1 - slope)
+    return Correction(1 / slope, shift)
 
 
 def reliability(scores: NDArray[np.floating], hits: NDArray[np.bool_]) -> Reliability:
