@@ -165,9 +165,7 @@ class TrainingCrop:
         padded = image.copy()
         padded[height:], padded[:, width:] = 0, 0
         settings = self.settings
-        return padded, confine(
-            labels, width, height, settings.least_visible, settings.least_face
-        )
+        return padded, confine(labels, width, height, settings.least_visible, settings.least_face)
 
     def turned_window(
         self,

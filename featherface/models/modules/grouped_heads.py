@@ -56,7 +56,7 @@ class GroupedHeads(nn.Module):
 
     @torch.no_grad()
     def correct_logits(self, temperature: float, shift: float) -> None:
-        """Fold a correction into the predictors: class logits become logit / temperature + shift."""
+        """Fold ``logit / temperature + shift`` into the predictors of the class."""
         for predictor in self.predictors:
             weight, bias = predictor.parameters()
             weight[:ANCHORS_PER_CELL] /= temperature
