@@ -119,6 +119,7 @@ def page(loaded_page: Page) -> Iterator[Page]:
     """The page at its defaults; the network is loaded only once. Nothing may fail in silence."""
     loaded_page.check("input[value='640']")
     loaded_page.fill("#threshold", "0.5")
+    loaded_page.wait_for_selector("[aria-busy]", state="detached")  # its end clears the error line
     loaded_page.complaints.clear()
     yield loaded_page
     assert not loaded_page.complaints
