@@ -50,7 +50,7 @@ def test_only_scores_that_people_look_at_are_fitted() -> None:
     scores = 1 / (1 + np.exp(-logits))
     hits = rng.random(20000) < scores
     crowd = np.full(200000, 0.01)  # none of them a face
-    found = fit_correction(np.r_[scores, crowd], np.r_[hits, np.zeros(len(crowd), bool)])
+    found = fit_correction(np.r_[scores, crowd], np.r_[hits, np.zeros(len(crowd), bool)], 0.05)
     assert found.temperature == pytest.approx(1, abs=0.1)
     assert found.shift == pytest.approx(0, abs=0.1)
 
@@ -88,7 +88,9 @@ def test_order_stays_and_two_corrections_are_one(
 
 
 def test_faces_and_the_rest_apart_give_a_finite_correction() -> None:
-    found = fit_correction(np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]))
+    found = fit_correction(
+        np.array([0.1, 0.2, 0.8, 0.9]), np.array([False, False, True, True]), 0.05
+    )
     assert np.isfinite([found.temperature, found.shift]).all()
     assert found.temperature == pytest.approx(0.2)
 
@@ -96,7 +98,7 @@ def test_faces_and_the_rest_apart_give_a_finite_correction() -> None:
 @pytest.mark.parametrize("hits", [[], [True, True], [False, False]])
 def test_one_kind_of_detections_cannot_be_fitted(hits: list[bool]) -> None:
     with pytest.raises(DataError, match="both faces and false detections"):
-        fit_correction(np.full(len(hits), 0.4), np.array(hits, bool))
+        fit_correction(np.full(len(hits), 0.4), np.array(hits, bool), 0.05)
 
 
 def test_corrected_logits() -> None:

@@ -16,9 +16,8 @@ from featherface.errors import DataError
 
 EDGE = 1e-7
 BINS = 10
-LEAST_SCORE = 0.05
 STEPS = 30
-LINE_RANGE = ((0.2, -5.0), (5.0, 5.0))  # of slope and shift
+LINE_RANGE = np.array([[0.2, -5.0], [5.0, 5.0]])  # of slope and shift
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +53,7 @@ class Correction:
 def fit_correction(
     scores: NDArray[np.floating],
     hits: NDArray[np.bool_],
-    least_score: float = LEAST_SCORE,
+    least_score: float,
     kept_score: float | None = None,
 ) -> Correction:
     """The correction with the least negative log-likelihood over the scores that people look at.
@@ -84,7 +83,7 @@ def fit_correction(
         chance = 1 / (1 + np.exp(-(inputs @ line + kept)))
         curvature = (inputs.T * (chance * (1 - chance))) @ inputs + ridge
         line = line - np.linalg.solve(curvature, inputs.T @ (chance - hits))
-        line = np.clip(line, LINE_RANGE[0][: len(line)], LINE_RANGE[1][: len(line)])
+        line = np.clip(line, *LINE_RANGE[:, : len(line)])
     slope = float(line[0])
     shift = float(line[1]) if kept_score is None else kept * (1 - slope)
     return Correction(1 / slope, shift)
