@@ -121,6 +121,27 @@ def test_padding_blackens_less_than_a_stride_and_ends_the_boxes(seed: int, index
     check_sample(padded, 160)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_a_photo_that_shines_through_keeps_the_faces_and_has_none(seed: int) -> None:
+    alone = {**PLAIN, "mosaic": 0.0, "flip": 0.0, "mix_shares": (0.3, 0.3)}
+    plain, mixed = (
+        TrainingCrop(160, CropSettings(**alone, mix=mix))(
+            1, PAINTED, np.random.default_rng(seed), np.array([0, 3])
+        )
+        for mix in (0, 1)
+    )
+    check_sample(mixed, 160)
+    count = len(plain.boxes)
+    np.testing.assert_array_equal(mixed.boxes[:count], plain.boxes)
+    np.testing.assert_array_equal(mixed.scores[:count], plain.scores)
+    assert (mixed.scores[count:] <= 0.2).all()
+    # Each pixel is 0.7 of the photo's and up to 0.3 of 255.
+    rest = mixed.image - 0.7 * plain.image
+    assert rest.min() >= -1 and rest.max() <= 0.3 * 255 + 1
+    assert rest.max() > 0.3 * 90 - 1
+
+
 def check_sample(sample: Sample, size: int) -> None:
     """What holds for every sample: dtypes, and boxes that have an area inside the crop."""
     count = len(sample.boxes)

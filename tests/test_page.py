@@ -119,7 +119,7 @@ def page(loaded_page: Page) -> Iterator[Page]:
     """The page at its defaults; the network is loaded only once. Nothing may fail in silence."""
     loaded_page.check("input[value='640']")
     loaded_page.fill("#threshold", "0.5")
-    loaded_page.wait_for_selector("[aria-busy]", state="detached")  # its end clears the error line
+    loaded_page.wait_for_selector("[aria-busy]", state="detached")
     loaded_page.complaints.clear()
     yield loaded_page
     assert not loaded_page.complaints
@@ -318,6 +318,9 @@ def test_what_is_no_picture_gives_one_clear_line(page: Page, tmp_path: Path) -> 
     assert page.is_hidden("#error")
     page.set_input_files("#file", str(notes))
     page.wait_for_selector("#error:visible")
+    assert page.inner_text("#error") == expected
+    page.check("input[value='320']")  # looks again, at the photo shown before
+    page.wait_for_selector("[aria-busy]", state="detached")
     assert page.inner_text("#error") == expected
     open_example(page)
 

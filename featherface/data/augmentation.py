@@ -62,6 +62,8 @@ class CropSettings(BaseModel):
         default=(0.6, 0.3, 0.1), description="shares of 2x2, 3x3, and so on"
     )
     mosaic_face_sizes: tuple[float, float] = (10.0, 80.0)
+    mix: float = Field(default=0.0, ge=0, le=1, description="another photo shines through")
+    mix_shares: tuple[float, float] = Field(default=(0.1, 0.4), description="of that photo")
     least_face: float = Field(default=4.0, ge=0, description="smaller faces are ignored")
     least_visible: float = Field(default=0.3, ge=0, le=1, description="faces seen less are ignored")
     flip: float = Field(default=0.5, ge=0, le=1)
@@ -147,6 +149,8 @@ class TrainingCrop:
             image, labels = self.turned_window(
                 photo, self.size, self.size, rng, settings.face_sizes, self.size
             )
+        if partners is not None and may_mosaic and settings.mix and rng.random() < settings.mix:
+            image, labels = self.mix(image, labels, store[int(rng.choice(partners))], rng)
         labels = confine(labels, self.size, self.size, settings.least_visible, settings.least_face)
         if rng.random() < settings.flip:
             image, labels = mirror(image, labels)
@@ -166,6 +170,29 @@ class TrainingCrop:
         padded[height:], padded[:, width:] = 0, 0
         settings = self.settings
         return padded, confine(labels, width, height, settings.least_visible, settings.least_face)
+
+    def mix(
+        self,
+        image: NDArray[np.uint8],
+        labels: Labels,
+        other: LabelledPhoto,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """``image`` with another photo shining through, whose faces are ignored.
+
+        A teacher answers on pictures that no camera takes, and its answers there teach too (Beyer
+        et al., CVPR 2022).
+        """
+        ghost, faint = self.turned_window(
+            other, self.size, self.size, rng, self.settings.face_sizes, self.size
+        )
+        share = rng.uniform(*self.settings.mix_shares)
+        mixed = cv2.addWeighted(image, 1 - share, ghost, share, 0)
+        return np.asarray(mixed, np.uint8), Labels(
+            np.concatenate([labels.boxes, faint.boxes]),
+            np.concatenate([labels.scores, np.minimum(faint.scores, np.float32(IGNORED_SCORE))]),
+            np.concatenate([labels.landmarks, faint.landmarks]),
+        )
 
     def turned_window(
         self,

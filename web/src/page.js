@@ -19,6 +19,7 @@ let closeWebcam = null;
 let framesPerSecond = 0;
 let looking = false;
 let lookAgain = false;
+let errorOfLook = false;
 
 // Pictures in -----------------------------------------------------------------------------------
 
@@ -98,12 +99,13 @@ async function look() {
     found.bitmap.close();
     if (asked === shown) {
       asked.found = found;
-      showError("");
+      if (errorOfLook) showError("");
     }
   } catch (error) {
     if (asked === shown) {
       asked.found = null;
       showError(error.message);
+      errorOfLook = true;
     }
   }
   looking = false;
@@ -228,6 +230,7 @@ function say(text, strong = "") {
 }
 
 function showError(message) {
+  errorOfLook = false;
   element("error").hidden = !message;
   element("error").textContent = message;
 }
