@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+LOWEST_SCORE = 0.0005
+
 
 def register(app: typer.Typer) -> None:
     """Add ``calibrate`` to the front door."""
@@ -74,7 +76,7 @@ def calibrate(
     found, boxes, doubtful = [], [], []
     with TemporaryDirectory() as folder:
         onnx = export_onnx(model, Path(folder) / "model.onnx")
-        detect = FaceDetector(onnx, input_size=None, score_threshold=least_score, threads=threads)
+        detect = FaceDetector(onnx, input_size=None, score_threshold=LOWEST_SCORE, threads=threads)
         for index in list_progress(held_out_photos(store, fraction)):
             photo = store[index]
             found.append(detect_in_views(detect, np.ascontiguousarray(photo.image)).rows())
@@ -82,7 +84,8 @@ def calibrate(
             doubtful.append(photo.scores < face_score)
     matches = match_voc(found, boxes, doubtful)
     correction = fit_correction(matches.scores, matches.hit, least_score, kept_score or None)
-    scores, hits = matches.scores, matches.hit
+    seen = matches.scores >= least_score
+    scores, hits = matches.scores[seen], matches.hit[seen]
     before, after = reliability(scores, hits), reliability(correction(scores), hits)
     model.heads.correct_logits(correction.temperature, correction.shift)
     earlier = Correction(float(metadata.get("temperature", 1)), float(metadata.get("shift", 0)))
