@@ -137,10 +137,10 @@ class TrainingCrop:
         """
         settings = self.settings
         photo = store[index]
-        may_mosaic = partners is not None and len(partners) > 0
+        if partners is not None and not len(partners):
+            partners = None
         if (
             partners is not None
-            and may_mosaic
             and photo.source in settings.mosaic_sources
             and rng.random() < settings.mosaic
         ):
@@ -149,7 +149,7 @@ class TrainingCrop:
             image, labels = self.turned_window(
                 photo, self.size, self.size, rng, settings.face_sizes, self.size
             )
-        if partners is not None and may_mosaic and settings.mix and rng.random() < settings.mix:
+        if partners is not None and settings.mix and rng.random() < settings.mix:
             image, labels = self.mix(image, labels, store[int(rng.choice(partners))], rng)
         labels = confine(labels, self.size, self.size, settings.least_visible, settings.least_face)
         if rng.random() < settings.flip:
