@@ -69,11 +69,12 @@ def view(
     from featherface.data.augmentation import TrainingCrop, sample_weights
     from featherface.data.sheet import contact_sheet
     from featherface.errors import DataError
-    from featherface.training.config import read_config
+    from featherface.training.config import DataConfig, read_config
 
-    crop = TrainingCrop(size, read_config(config).data.crop if config else None)
+    run = read_config(config).data if config else DataConfig()
+    crop = TrainingCrop(size, run.crop)
     indices, _ = photos.split(0.0)
-    weights = sample_weights(photos, indices)
+    weights = sample_weights(photos, indices, run.source_weights)
     partners = indices[np.isin(photos.sources[indices], crop.settings.mosaic_sources)]
     samples = []
     for number in range(count):

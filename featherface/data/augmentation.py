@@ -584,8 +584,12 @@ def motion_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
 def sample_weights(
     store: Photos,
     indices: NDArray[np.int64],
-    source_weights: Mapping[str, float] = SOURCE_WEIGHTS,
+    source_weights: Mapping[str, float] = MappingProxyType({}),
 ) -> NDArray[np.float64]:
-    """The chance of each photo of ``indices`` to be drawn, float64 [len(indices)], sum 1."""
-    weights = np.array([source_weights.get(str(name), 1.0) for name in store.sources[indices]])
+    """The chance of each photo of ``indices`` to be drawn, float64 [len(indices)], sum 1.
+
+    ``source_weights`` are laid over ``SOURCE_WEIGHTS``; a source in neither weighs 1.
+    """
+    by_source = {**SOURCE_WEIGHTS, **source_weights}
+    weights = np.array([by_source.get(str(name), 1.0) for name in store.sources[indices]])
     return weights / weights.sum()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from featherface.data.augmentation import CropSettings, TrainingCrop
+from featherface.data.augmentation import CropSettings, TrainingCrop, sample_weights
 from featherface.data.dataset import Batch, CropDataset, collate
 from featherface.training.config import RunConfig
 
@@ -79,10 +79,15 @@ def make_loader(
     config: RunConfig, store: Any, indices: np.ndarray, first_batch: int, rank: int, world: int
 ) -> DataLoader[Batch]:
     """The loader of a run from ``first_batch`` on."""
+    weights = sample_weights(store, indices, config.data.source_weights)
     crops = SizedCrops(
         {
             side: CropDataset(
-                store, indices, TrainingCrop(side, crop_settings(config, side)), config.seed
+                store,
+                indices,
+                TrainingCrop(side, crop_settings(config, side)),
+                config.seed,
+                weights,
             )
             for side, _ in config.data.sizes
         }

@@ -55,6 +55,9 @@ class DataConfig(Section):
     cache: Path = Path("cache")
     sizes: list[tuple[int, float]] = [(320, 1.0)]
     crop: CropSettings = CropSettings()
+    source_weights: dict[str, float] = Field(
+        {}, description="chance of a photo of a source, over those of data.augmentation"
+    )
     workers: int = Field(1, ge=0)
     validation_fraction: float = Field(0.04, ge=0, lt=1)
     face_score: float = Field(0.5, ge=0, le=1)
@@ -67,6 +70,9 @@ class LossConfig(Section):
     classification: Literal["quality_focal", "focal", "ohem"] = "quality_focal"
     box: Literal["eiou", "giou"] = "eiou"
     landmark: Literal["smooth_l1", "wing"] = "smooth_l1"
+    least_negatives: int = Field(
+        7, ge=1, description="OHEM: hardest negatives of a crop with few faces or none"
+    )
     class_weight: float = Field(1.0, ge=0)
     box_weight: float = Field(2.0, ge=0)
     landmark_weight: float = Field(0.2, ge=0)

@@ -91,7 +91,9 @@ def label_losses(
         else torch.ones_like(iou, dtype=quality.dtype)
     )
     if config.classification == "ohem":
-        class_loss = hard_negative_loss(outputs.logits, face, targets.counted)
+        class_loss = hard_negative_loss(
+            outputs.logits, face, targets.counted, config.least_negatives
+        )
     else:
         alpha = 0.25 if config.classification == "focal" else None
         class_loss = focal_loss(outputs.logits, quality, alpha)[targets.counted].sum()
@@ -123,13 +125,18 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float | None = None) -> Te
     return loss
 
 
-def hard_negative_loss(logits: Tensor, face: Tensor, counted: Tensor) -> Tensor:
-    """Cross entropy of the faces and of the hardest negatives, seven a face (OHEM), summed."""
+def hard_negative_loss(
+    logits: Tensor, face: Tensor, counted: Tensor, least_negatives: int = HARD_NEGATIVES
+) -> Tensor:
+    """Cross entropy of the faces and of the hardest negatives, seven a face (OHEM), summed.
+
+    An image gives ``least_negatives`` at least: without faces it has no other say.
+    """
     entropy = functional.binary_cross_entropy_with_logits(
         logits, face.to(logits.dtype), reduction="none"
     )
     negatives = torch.where(counted & ~face, entropy, -1.0)
-    limits = (HARD_NEGATIVES * face.sum(1)).clamp_min(HARD_NEGATIVES)
+    limits = (HARD_NEGATIVES * face.sum(1)).clamp_min(least_negatives)
     ranks = negatives.detach().argsort(1, descending=True).argsort(1)
     hard = (ranks < limits[:, None]) & (negatives >= 0)
     return entropy[face | hard].sum()
