@@ -26,6 +26,7 @@ from featherface.data.augmentation import (
 from featherface.data.dataset import CropDataset, ResumableSampler, collate, validation_photos
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.sheet import contact_sheet
+from featherface.errors import ConfigError
 
 PLAIN: dict[str, Any] = dict.fromkeys(
     ("colour", "grey", "blur", "coarsen", "noise", "jpeg", "rotate"), 0.0
@@ -345,6 +346,11 @@ def test_ranks_share_the_numbers() -> None:
 def test_sources_are_drawn_by_weight() -> None:
     weights = sample_weights(PAINTED, np.arange(4), {"crowd": 3.0, "lfw": 1.0})
     np.testing.assert_allclose(weights, [0.375, 0.125, 0.375, 0.125])
+    with pytest.raises(ConfigError, match="every source"):
+        sample_weights(PAINTED, np.arange(4), {"crowd": 0.0, "lfw": 0.0})
+
+
+def test_validation_photos_come_as_they_are() -> None:
     held_out = [photo.key for photo in validation_photos(PAINTED, np.array([2, 0]))]
     assert held_out == ["2", "0"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from featherface.data.pack import pack
 from featherface.errors import ConfigError, TrainingError, WeightsError
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training import loop
+from featherface.training.batches import make_loader
 from featherface.training.checkpoint import load_checkpoint
 from featherface.training.config import RunConfig
 
@@ -189,3 +191,17 @@ def test_the_backbone_may_learn_more_slowly(shards: Path, tmp_path: Path) -> Non
     still, slow, quick = stem(1e-9), stem(1e-6), stem(1.0)
     torch.testing.assert_close(slow, still, atol=1e-6, rtol=0)
     assert (quick - still).abs().max() > 1e-4
+
+
+def test_a_source_that_weighs_nothing_is_never_drawn(tmp_path: Path) -> None:
+    photos = [replace(draw_photo(n), source="lfw" if n % 2 else "crowd") for n in range(8)]
+    pack(photos, tmp_path / "train")
+    config = make_config(tmp_path / "train", tmp_path)
+    data = config.data.model_copy(update={"source_weights": {"crowd": 0.0}})
+    store = loop.open_photos(config)
+    indices = np.arange(len(store))
+    loader = make_loader(config.model_copy(update={"data": data}), store, indices, 0, 0, 1)
+    crops = loader.dataset.by_side[64]  # type: ignore[attr-defined]
+    drawn = np.diff(crops.cumulative, prepend=0) > 0
+    assert set(store.sources) == {"crowd", "lfw"}
+    assert set(store.sources[drawn]) == {"lfw"}

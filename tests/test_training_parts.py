@@ -191,6 +191,16 @@ def test_hard_negatives_are_seven_a_face_and_the_hardest() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_a_crop_without_faces_gives_its_hardest_negatives() -> None:
+    logits = torch.stack([torch.linspace(-5, 5, 100), torch.linspace(-5, 5, 100)])
+    face = torch.zeros(2, 100, dtype=torch.bool)
+    counted = torch.ones_like(face)
+    counted[1] = False
+    for least in (7, 64):
+        found = hard_negative_loss(logits, face, counted, least)
+        torch.testing.assert_close(found, torch.nn.functional.softplus(logits[0, -least:]).sum())
+
+
 def test_schedules_meet_their_points() -> None:
     assert learning_rate(0.03, 1e-3, 0.03, 0.02) == pytest.approx(1e-3)
     assert learning_rate(1.0, 1e-3, 0.03, 0.02) == pytest.approx(2e-5)

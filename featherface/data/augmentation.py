@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from featherface.anchors import STRIDES
 from featherface.data.labelled_photo import LabelledPhoto
+from featherface.errors import ConfigError
 
 FACE_SCORE = 0.5
 IGNORED_SCORE = 0.2
@@ -589,7 +590,12 @@ def sample_weights(
     """The chance of each photo of ``indices`` to be drawn, float64 [len(indices)], sum 1.
 
     ``source_weights`` are laid over ``SOURCE_WEIGHTS``; a source in neither weighs 1.
+
+    Raises:
+        ConfigError: every photo weighs 0.
     """
     by_source = {**SOURCE_WEIGHTS, **source_weights}
     weights = np.array([by_source.get(str(name), 1.0) for name in store.sources[indices]])
+    if not weights.sum() > 0:
+        raise ConfigError("source_weights: every source of these photos weighs 0; let one count")
     return weights / weights.sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -55,7 +55,7 @@ class DataConfig(Section):
     cache: Path = Path("cache")
     sizes: list[tuple[int, float]] = [(320, 1.0)]
     crop: CropSettings = CropSettings()
-    source_weights: dict[str, float] = Field(
+    source_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="chance of a photo of a source, over those of data.augmentation"
     )
     workers: int = Field(1, ge=0)
