@@ -20,7 +20,7 @@ from featherface.errors import DataError
 from featherface.evaluation.calibration import Correction, fit_correction, reliability
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import SHIPPED, load_v2
-from featherface.models.weight_files import read_metadata
+from featherface.models.weight_files import read_metadata, save_weights
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,23 @@ def test_the_command(photo_shards: Path, tmp_path: Path) -> None:
     session = ort.InferenceSession(str(out.with_suffix(".onnx")))
     scores = session.run(["scores"], {"image": image.numpy()})[0]
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-4)
+
+
+def test_of_several_weights_their_mean_is_calibrated(photo_shards: Path, tmp_path: Path) -> None:
+    other, out = tmp_path / "other.safetensors", tmp_path / "mean.safetensors"
+    model = load_v2()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.002)
+    save_weights(model, other, read_metadata(SHIPPED))
+    command = ["calibrate", "--weights", str(SHIPPED), "--weights", str(other)]
+    command += ["--data", str(photo_shards), "--out", str(out)]
+    command += ["--cache", str(tmp_path / "cache"), "--fraction", "0.6"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    shipped, mean = load_v2(), load_v2(out)
+    torch.testing.assert_close(mean.laterals[0][0].weight, 1.001 * shipped.laterals[0][0].weight)
+    assert read_metadata(out)["mean_of"] == "featherface_v2 other"
 
 
 def test_a_wrong_name_is_one_line(tmp_path: Path) -> None:

@@ -71,6 +71,14 @@ def test_a_run_writes_weights_log_and_checkpoint(shards: Path, tmp_path: Path) -
     assert not list((tmp_path / "run").glob("*.partial"))
 
 
+def test_snapshots_of_the_average_are_kept(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, snapshots=[0.5])
+    final = load_file(loop.train(config, accelerator="cpu", report=lambda _: None))
+    kept = load_file(tmp_path / "run" / "average_50.safetensors")
+    assert kept.keys() == final.keys()
+    assert any(not torch.equal(kept[name], final[name]) for name in final)
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing in the loop may catch it."""
 

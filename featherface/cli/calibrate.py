@@ -17,7 +17,9 @@ def register(app: typer.Typer) -> None:
 
 
 def calibrate(
-    weights: Annotated[Path, typer.Option(help="Weights of V2, .safetensors.")],
+    weights: Annotated[
+        list[Path], typer.Option(help="Weights of V2, .safetensors; of several, their mean.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder of shards; its held-out photos are used.")],
     out: Annotated[
         Path | None, typer.Option(help="File to write. Default: NAME_calibrated.safetensors.")
@@ -65,13 +67,19 @@ def calibrate(
     from featherface.evaluation.views import detect_in_views
     from featherface.export.onnx_file import export_onnx
     from featherface.models.pretrained_v2 import load_v2
-    from featherface.models.weight_files import read_metadata, save_weights
+    from featherface.models.weight_files import load_mean_weights, read_metadata, save_weights
 
-    out = out or weights.with_name(f"{weights.stem}_calibrated.safetensors")
+    first = weights[0]
+    out = out or first.with_name(f"{first.stem}_calibrated.safetensors")
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out}: give a name that ends with .safetensors")
-    model = load_v2(weights)
-    metadata = read_metadata(weights)
+    model = load_v2(first)
+    metadata = read_metadata(first)
+    if len(weights) > 1:
+        load_mean_weights(model, weights)
+        # What earlier corrections of the parts were says nothing of their mean.
+        metadata = {k: v for k, v in metadata.items() if k not in ("temperature", "shift")}
+        metadata["mean_of"] = " ".join(path.stem for path in weights)
     store = PhotoStore(data, cache)
     found, boxes, doubtful = [], [], []
     with TemporaryDirectory() as folder:

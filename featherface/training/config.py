@@ -137,6 +137,9 @@ class RunConfig(Section):
     images: int = Field(200_000, gt=0, description="crops of the first size to see in the run")
     batch: int = Field(16, gt=0, description="crops of the first size in a batch, a device")
     checkpoint_minutes: float = Field(3.0, gt=0)
+    snapshots: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [], description="progress at which the moving average is kept, as average_40.safetensors"
+    )
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     output: Path = Path("runs")
 
@@ -146,8 +149,8 @@ class RunConfig(Section):
         return self.output / self.name
 
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that change with any value."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Eight hexadecimal digits that change with any value, but for what is kept on the way."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"snapshots"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

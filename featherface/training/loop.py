@@ -197,6 +197,7 @@ def train(
             f"{len(training_indices):,} photos, {steps:,} steps, {fabric.device}"
         )
 
+    snapshots = {round(steps * progress): progress for progress in config.snapshots}
     images = config.images // fabric.world_size
     seen = done * config.batch
     saved = time.monotonic()
@@ -231,6 +232,9 @@ def train(
                 numbers = {"loss": float(loss.detach()), "gradient_norm": float(norm or 0.0)}
                 columns = dict.fromkeys(TERMS, 0.0) | values
                 log.record((step + 1) * config.batch, numbers | columns)
+            if fabric.is_global_zero and step + 1 in snapshots:
+                kept = config.folder / f"average_{100 * snapshots[step + 1]:.0f}.safetensors"
+                save_weights(average.module, kept, describe(student, config, step + 1))
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes
             if fabric.is_global_zero and (due or step + 1 == steps):
                 save_checkpoint(
