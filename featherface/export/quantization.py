@@ -42,7 +42,7 @@ Progress = Callable[[Sequence[str]], Iterable[str]]
 
 CANDIDATE_SCORE = 0.1
 FACE_SCORE = 0.5  # at least one in the calibration images, or they show nothing
-TOLERANCE = 0.012
+TOLERANCE = 0.009
 MEASURED_IMAGES = 6  # of the calibration images, for the errors
 EXACT_SUMS = ("session.x64quantprecision", "1")
 OPERATORS = ["Conv"]  # the rest runs between them on what they leave
