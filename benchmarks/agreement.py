@@ -20,9 +20,16 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.small_faces import open_detector
+from benchmarks.comparison import (
+    Cache,
+    Data,
+    Out,
+    detector_name,
+    detector_table,
+    open_detector,
+    write_comparison,
+)
 from featherface.data.shards import PhotoStore
-from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
@@ -33,10 +40,10 @@ LONG_SIDE = 900
 
 def main(
     weights: Annotated[list[Path], typer.Argument(help="ONNX files of the students")],
-    data: Annotated[Path, typer.Option(help="folder of shards")],
+    data: Data,
     teacher: Annotated[Path, typer.Option(help="ONNX file of the teacher")],
-    cache: Annotated[Path, typer.Option(help="where decoded photos are kept")] = Path("cache"),
-    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("results"),
+    cache: Cache = Path("cache"),
+    out: Out = Path("results"),
     photos: Annotated[int, typer.Option(min=1, help="held-out photos to look at")] = 120,
 ) -> None:
     """Measure and write."""
@@ -61,12 +68,10 @@ def main(
     for path in [teacher, *weights]:
         rows = taught if path == teacher else found(path)
         results = {name: score_validation(rows, *truth) for name, truth in truths.items()}
-        figures[f"{path.parent.name}/{path.stem}"] = {n: r.ap for n, r in results.items()}
+        figures[detector_name(path)] = {n: r.ap for n, r in results.items()}
         faces = {name: result.faces for name, result in results.items()}
     written = {"photos": len(indices), "faces": faces, "ap50": figures}
-    write_result_json(out / "agreement.json", written)
-    write_result_text(out / "agreement.md", markdown(written))
-    print(markdown(written))
+    write_comparison(out, "agreement", written, markdown(written))
 
 
 def enlarged(
@@ -85,15 +90,13 @@ def enlarged(
 def markdown(result: dict[str, Any]) -> str:
     """The table."""
     faces = result["faces"]
-    lines = [
-        f"| detector | against the teacher ({faces['teacher']} faces) | against the labels "
-        f"({faces['labels']} faces) |",
-        "|---|---|---|",
-    ]
-    for name, row in result["ap50"].items():
-        lines.append(f"| {name} | {100 * row['teacher']:.1f} | {100 * row['labels']:.1f} |")
-    lines += ["", f"AP at IoU 0.5 in percent on {result['photos']} held-out photos."]
-    return "\n".join(lines) + "\n"
+    columns = [f"against the {truth} ({faces[truth]} faces)" for truth in ("teacher", "labels")]
+    rows = {
+        name: [f"{100 * row['teacher']:.1f}", f"{100 * row['labels']:.1f}"]
+        for name, row in result["ap50"].items()
+    }
+    note = f"AP at IoU 0.5 in percent on {result['photos']} held-out photos."
+    return detector_table(columns, rows, note)
 
 
 if __name__ == "__main__":

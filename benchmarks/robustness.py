@@ -20,10 +20,18 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.small_faces import open_detector
+from benchmarks.comparison import (
+    Cache,
+    Data,
+    Out,
+    Weights,
+    detector_name,
+    detector_table,
+    open_detector,
+    write_comparison,
+)
 from featherface.data.augmentation import Labels, rotate, store_jpeg
 from featherface.data.shards import PhotoStore
-from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
@@ -95,10 +103,10 @@ SPOILED: dict[str, Spoil] = {
 
 
 def main(
-    weights: Annotated[list[Path], typer.Argument(help="ONNX files")],
-    data: Annotated[Path, typer.Option(help="folder of shards")],
-    cache: Annotated[Path, typer.Option(help="where decoded photos are kept")] = Path("cache"),
-    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("results"),
+    weights: Weights,
+    data: Data,
+    cache: Cache = Path("cache"),
+    out: Out = Path("results"),
     every: Annotated[int, typer.Option(min=1, help="take one held-out photo of so many")] = 1,
 ) -> None:
     """Measure and write."""
@@ -108,7 +116,7 @@ def main(
     faces = 0
     for path in weights:
         detect = open_detector(path)
-        rows = figures[f"{path.parent.name}/{path.stem}"] = {}
+        rows = figures[detector_name(path)] = {}
         for way, spoil in SPOILED.items():
             rng = np.random.default_rng(zlib.crc32(way.encode()))
             found, boxes, doubtful = [], [], []
@@ -124,24 +132,21 @@ def main(
             rows[way] = {"all": result.ap, **{k: v.ap for k, v in result.by_size.items()}}
             print(path, way, {k: round(100 * v, 1) for k, v in rows[way].items()}, flush=True)
     written = {"photos": len(indices), "faces": faces, "ap50": figures}
-    write_result_json(out / "robustness.json", written)
-    write_result_text(out / "robustness.md", markdown(written))
-    print(markdown(written))
+    write_comparison(out, "robustness", written, markdown(written))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The table: all faces, and in brackets those of 16 to 32 pixels."""
     ways = list(SPOILED)
-    lines = [f"| detector | {' | '.join(ways)} |", "|---|" + "---|" * len(ways)]
-    for name, row in result["ap50"].items():
-        cells = [f"{100 * row[way]['all']:.1f} ({100 * row[way]['16-32']:.1f})" for way in ways]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
+    rows = {
+        name: [f"{100 * row[way]['all']:.1f} ({100 * row[way]['16-32']:.1f})" for way in ways]
+        for name, row in result["ap50"].items()
+    }
+    note = (
         f"AP at IoU 0.5 in percent on {result['photos']} held-out photos with {result['faces']} "
-        "faces, in brackets on faces of 16 to 32 pixels.",
-    ]
-    return "\n".join(lines) + "\n"
+        "faces, in brackets on faces of 16 to 32 pixels."
+    )
+    return detector_table(ways, rows, note)
 
 
 if __name__ == "__main__":

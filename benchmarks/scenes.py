@@ -12,16 +12,25 @@ does not depend on what a detector's scores mean. An ONNX file that is named lik
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import typer
 
-from benchmarks.small_faces import CROWDS, open_detector
+from benchmarks.comparison import (
+    Cache,
+    Data,
+    Out,
+    Weights,
+    detector_name,
+    detector_table,
+    open_detector,
+    write_comparison,
+)
+from benchmarks.small_faces import CROWDS
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.average_precision import VocMatches, match_voc
-from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos
 from featherface.evaluation.views import detect_in_views
 
@@ -36,10 +45,10 @@ def recall_at(matches: VocMatches, false_alarms: int) -> float:
 
 
 def main(
-    weights: Annotated[list[Path], typer.Argument(help="ONNX files")],
-    data: Annotated[Path, typer.Option(help="folder of shards")],
-    cache: Annotated[Path, typer.Option(help="where decoded photos are kept")] = Path("cache"),
-    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("results"),
+    weights: Weights,
+    data: Data,
+    cache: Cache = Path("cache"),
+    out: Out = Path("results"),
 ) -> None:
     """Measure and write."""
     store = PhotoStore(data, cache)
@@ -56,28 +65,25 @@ def main(
             found.append(detect_in_views(detect, np.asarray(image, np.uint8)).rows())
         matches = match_voc(found, boxes, doubtful)
         faces = matches.faces
-        figures[f"{path.parent.name}/{path.stem}"] = {"ap50": matches.average_precision} | {
+        figures[detector_name(path)] = {"ap50": matches.average_precision} | {
             str(count): recall_at(matches, count) for count in FALSE_ALARMS
         }
     written = {"photos": len(photos), "faces": faces, "found": figures}
-    write_result_json(out / "scenes.json", written)
-    write_result_text(out / "scenes.md", markdown(written))
-    print(markdown(written))
+    write_comparison(out, "scenes", written, markdown(written))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The table."""
     columns = ["AP", *(f"found at {count} false" for count in FALSE_ALARMS)]
-    lines = [f"| detector | {' | '.join(columns)} |", "|---|" + "---:|" * len(columns)]
-    for name, row in result["found"].items():
-        cells = [f"{100 * value:.1f}" for value in row.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += [
-        "",
+    rows = {
+        name: [f"{100 * value:.1f}" for value in row.values()]
+        for name, row in result["found"].items()
+    }
+    note = (
         f"Percent of {result['faces']} faces on {result['photos']} held-out photos of all sources "
-        "but crowds, enlarged twice.",
-    ]
-    return "\n".join(lines) + "\n"
+        "but crowds, enlarged twice."
+    )
+    return detector_table(columns, rows, note)
 
 
 if __name__ == "__main__":

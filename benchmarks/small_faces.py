@@ -12,19 +12,26 @@ a detector of ``benchmarks.peers`` is run as that, any other as one of ours. Wri
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import cv2
 import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from benchmarks.peers import PEERS
+from benchmarks.comparison import (
+    Cache,
+    Data,
+    Out,
+    Weights,
+    detector_name,
+    detector_table,
+    open_detector,
+    write_comparison,
+)
 from featherface.data.shards import PhotoStore
-from featherface.detector import FaceDetector
-from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
-from featherface.evaluation.views import Detect, detect_in_views
+from featherface.evaluation.views import detect_in_views
 
 SIZES = (10, 14, 20, 40)
 WIDTH, HEIGHT = 640, 480
@@ -85,24 +92,15 @@ def shrink_photos(store: PhotoStore, size: float) -> Sheets:
     return sheets
 
 
-def open_detector(weights: Path) -> Detect:
-    """Ours, or the peer of that name."""
-    if weights.stem in PEERS:
-        return PEERS[weights.stem](weights, threads=1)
-    return FaceDetector(weights, input_size=None, score_threshold=0.02, threads=1)
-
-
 def main(
-    weights: Annotated[list[Path], typer.Argument(help="ONNX files")],
-    data: Annotated[Path, typer.Option(help="folder of shards")],
-    cache: Annotated[Path, typer.Option(help="where decoded photos are kept")] = Path("cache"),
-    out: Annotated[Path, typer.Option(help="folder for the results")] = Path("results"),
+    weights: Weights,
+    data: Data,
+    cache: Cache = Path("cache"),
+    out: Out = Path("results"),
 ) -> None:
     """Measure and write."""
     store = PhotoStore(data, cache)
-    figures: dict[str, dict[str, float]] = {
-        f"{path.parent.name}/{path.stem}": {} for path in weights
-    }
+    figures: dict[str, dict[str, float]] = {detector_name(path): {} for path in weights}
     faces: dict[str, int] = {}
     for size in SIZES:
         sheets = shrink_photos(store, size)
@@ -112,23 +110,21 @@ def main(
             detect = open_detector(path)
             found = [detect_in_views(detect, image).rows() for image in sheets.images]
             result = score_validation(found, boxes, doubtful)
-            figures[f"{path.parent.name}/{path.stem}"][str(size)] = result.ap
+            figures[detector_name(path)][str(size)] = result.ap
             faces[str(size)] = result.faces
     written = {"faces": faces, "ap50": figures}
-    write_result_json(out / "small_faces.json", written)
-    write_result_text(out / "small_faces.md", markdown(written))
-    print(markdown(written))
+    write_comparison(out, "small_faces", written, markdown(written))
 
 
 def markdown(result: dict[str, Any]) -> str:
     """The table."""
     sizes = [str(size) for size in SIZES]
     head = [f"{size} pixels ({result['faces'][size]} faces)" for size in sizes]
-    lines = [f"| detector | {' | '.join(head)} |", "|---|" + "---|" * len(sizes)]
-    for name, row in result["ap50"].items():
-        lines.append(f"| {name} | {' | '.join(f'{100 * row[size]:.1f}' for size in sizes)} |")
-    lines += ["", "AP at IoU 0.5 in percent on shrunk held-out photos of all sources but crowds."]
-    return "\n".join(lines) + "\n"
+    rows = {
+        name: [f"{100 * row[size]:.1f}" for size in sizes] for name, row in result["ap50"].items()
+    }
+    note = "AP at IoU 0.5 in percent on shrunk held-out photos of all sources but crowds."
+    return detector_table(head, rows, note)
 
 
 if __name__ == "__main__":

@@ -64,22 +64,18 @@ def view(
     """Draw augmented training crops with their faces on a contact sheet."""
     photos = open_photos(data, layout, cache)
     import cv2
-    import numpy as np
 
     from featherface.data.augmentation import TrainingCrop, sample_weights
+    from featherface.data.dataset import CropDataset
     from featherface.data.sheet import contact_sheet
     from featherface.errors import DataError
     from featherface.training.config import DataConfig, read_config
 
     run = read_config(config).data if config else DataConfig()
-    crop = TrainingCrop(size, run.crop)
     indices, _ = photos.split(0.0)
     weights = sample_weights(photos, indices, run.source_weights)
-    partners = indices[np.isin(photos.sources[indices], crop.settings.mosaic_sources)]
-    samples = []
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        samples.append(crop(int(rng.choice(indices, p=weights)), photos, rng, partners))
+    crops = CropDataset(photos, indices, TrainingCrop(size, run.crop), seed, weights)
+    samples = [crops[number] for number in range(count)]
     sheet = cv2.cvtColor(contact_sheet(samples), cv2.COLOR_RGB2BGR)
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
