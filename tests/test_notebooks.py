@@ -58,6 +58,9 @@ def test_it_has_twelve_sections_and_defines_nothing(path: Path) -> None:
 def test_committed_copy_holds_real_outputs(path: Path) -> None:
     """From the real data, and nothing in them says where they were made."""
     content = nbformat.read(path, as_version=4)
+    for cell in content.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("image/png", None)  # its base64 may spell any path
     text = nbformat.writes(content)
     assert all(cell.execution_count for cell in content.cells if cell.cell_type == "code")
     assert "real photos" in text
