@@ -16,7 +16,7 @@ from featherface.errors import ConfigError, TrainingError, WeightsError
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training import loop
 from featherface.training.batches import make_loader
-from featherface.training.checkpoint import load_checkpoint
+from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 
 
@@ -110,6 +110,18 @@ def test_a_killed_run_goes_on_with_the_same_samples(
     expected, found = load_file(whole), load_file(resumed)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, images=16)
+    loop.train(config, accelerator="cpu", report=lambda _: None)
+    checkpoint = config.folder / "last.ckpt"
+    state = load_checkpoint(checkpoint)
+    assert state["devices"] == 1
+    # Two devices take half the steps for the same images, so here nothing is left to do.
+    save_checkpoint({**state, "devices": 2, "batches": state["batches"] // 2}, checkpoint)
+    loop.train(config, accelerator="cpu", report=lambda _: None)
+    assert load_checkpoint(checkpoint)["devices"] == 2
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(shards: Path, tmp_path: Path) -> None:

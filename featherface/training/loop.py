@@ -176,8 +176,8 @@ def train(
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = moving_average(student, config.optimiser.ema)
     state = restore(config, learner, average) if resume else None
-    done = state["batches"] if state else 0
     steps = total_batches(config, fabric.world_size)
+    done = batches_done(state, fabric.world_size) if state else 0
 
     store = open_photos(config)
     training_indices, _ = store.split(config.data.validation_fraction, seed=0)
@@ -241,6 +241,7 @@ def train(
                     {
                         "config": config.fingerprint(),
                         "batches": step + 1,
+                        "devices": fabric.world_size,
                         "learner": learner.state_dict(),
                         "average": average.state_dict(),
                         "optimiser": optimiser.state_dict(),
@@ -412,6 +413,11 @@ def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[s
     learner.load_state_dict(state["learner"])
     average.load_state_dict(state["average"])
     return state
+
+
+def batches_done(state: dict[str, Any], devices: int) -> int:
+    """Steps that ``devices`` would have taken for the images that the checkpoint has seen."""
+    return round(int(state["batches"]) * int(state.get("devices", devices)) / devices)
 
 
 def guard(
