@@ -33,7 +33,6 @@ PLOTTED = (("wider_hard", "WIDER FACE subset, hard"), ("masks", "Masks"))
 LATENCY_AT = setting_name((640, 480), 1)
 PEER_COLOUR = "#7b8794"
 WHOLE_MACS = 1e9
-MOST_LAYOUTS = 4096  # of labels above and below their points that are compared
 
 Models = dict[str, dict[str, Any]]
 
@@ -244,8 +243,7 @@ def _sides(axes: Any, points: Sequence[tuple[str, float, float]]) -> list[bool]:
         over_dots = sum(_overlap(box, dot) for box in chosen for dot in dots)
         return over_dots + sum(_overlap(a, b) for a, b in itertools.combinations(chosen, 2))
 
-    layouts = itertools.product((True, False), repeat=len(points))
-    return list(min(itertools.islice(layouts, MOST_LAYOUTS), key=covered))
+    return list(min(itertools.product((True, False), repeat=len(points)), key=covered))
 
 
 def _overlap(
