@@ -298,6 +298,19 @@ def test_face_sizes_follow_the_settings() -> None:
     assert np.histogram(np.log(sides), bins=np.log([8, 16, 32, 64, 110]))[0].min() > 30
 
 
+@pytest.mark.parametrize(("share", "low", "high"), [(0.0, 150, 251), (0.9, 400, 577)])
+def test_the_largest_faces_grow_with_the_crop(share: float, low: float, high: float) -> None:
+    settings = CropSettings(
+        **PLAIN, mosaic=0, random_window=0, enlarge=20, enlarge_rarely=20, largest_share=share
+    )
+    crop = TrainingCrop(640, settings)
+    sides = []
+    for number in range(60):
+        sample = crop(0, PAINTED, np.random.default_rng(number))
+        sides.append(float(np.sqrt(np.prod(sample.boxes[0, 2:] - sample.boxes[0, :2]))))
+    assert low < max(sides) < high
+
+
 def make_dataset(seed: int = 0) -> CropDataset:
     return CropDataset(PAINTED, np.arange(4), TrainingCrop(96), seed)
 

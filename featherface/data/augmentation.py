@@ -48,6 +48,9 @@ class CropSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     face_sizes: tuple[float, float] = Field(default=(8.0, 250.0), description="log-uniform range")
+    largest_share: float = Field(
+        default=0.0, ge=0, le=1, description="largest face, of the crop's side, if that is more"
+    )
     random_window: float = Field(
         default=0.1, ge=0, le=1, description="crops laid without a target face"
     )
@@ -122,6 +125,8 @@ class TrainingCrop:
     def __init__(self, size: int = 320, settings: CropSettings | None = None) -> None:
         self.size = size
         self.settings = settings or CropSettings()
+        least, largest = self.settings.face_sizes
+        self.face_sizes = least, max(largest, self.settings.largest_share * size)
 
     def __call__(
         self,
@@ -148,7 +153,7 @@ class TrainingCrop:
             image, labels = self.mosaic(photo, store, partners, rng)
         else:
             image, labels = self.turned_window(
-                photo, self.size, self.size, rng, settings.face_sizes, self.size
+                photo, self.size, self.size, rng, self.face_sizes, self.size
             )
         if partners is not None and settings.mix and rng.random() < settings.mix:
             image, labels = self.mix(image, labels, store[int(rng.choice(partners))], rng)
@@ -185,7 +190,7 @@ class TrainingCrop:
         et al., CVPR 2022).
         """
         ghost, faint = self.turned_window(
-            other, self.size, self.size, rng, self.settings.face_sizes, self.size
+            other, self.size, self.size, rng, self.face_sizes, self.size
         )
         share = rng.uniform(*self.settings.mix_shares)
         mixed = cv2.addWeighted(image, 1 - share, ghost, share, 0)
