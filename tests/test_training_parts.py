@@ -19,9 +19,15 @@ from featherface.training.box_coding import (
     encode_landmarks,
     pairwise_iou,
 )
-from featherface.training.config import LossConfig, read_config
+from featherface.training.config import DistillationConfig, LossConfig, read_config
 from featherface.training.distillation import FeatureAdapters, output_losses, twin_distance
-from featherface.training.losses import focal_loss, hard_negative_loss, label_losses, match_batch
+from featherface.training.losses import (
+    a_face,
+    focal_loss,
+    hard_negative_losses,
+    label_losses,
+    match_batch,
+)
 from featherface.training.matching import (
     BACKGROUND,
     IGNORED,
@@ -185,10 +191,10 @@ def test_hard_negatives_are_seven_a_face_and_the_hardest() -> None:
     logits = torch.linspace(-5, 5, 100)[None]
     face = torch.zeros(1, 100, dtype=torch.bool)
     face[0, 99] = True
-    found = hard_negative_loss(logits, face, torch.ones_like(face))
+    found = hard_negative_losses(logits, face, torch.ones_like(face))
     expected = torch.nn.functional.softplus(logits[0, 92:99]).sum()
     expected = expected + torch.nn.functional.softplus(-logits[0, 99])
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found, expected[None])
 
 
 def test_a_crop_without_faces_gives_its_hardest_negatives() -> None:
@@ -197,8 +203,42 @@ def test_a_crop_without_faces_gives_its_hardest_negatives() -> None:
     counted = torch.ones_like(face)
     counted[1] = False
     for least in (7, 64):
-        found = hard_negative_loss(logits, face, counted, least)
-        torch.testing.assert_close(found, torch.nn.functional.softplus(logits[0, -least:]).sum())
+        found = hard_negative_losses(logits, face, counted, least)
+        expected = torch.nn.functional.softplus(logits[0, -least:]).sum()
+        torch.testing.assert_close(found, torch.stack([expected, torch.tensor(0.0)]))
+
+
+def test_balance_gives_crops_their_say() -> None:
+    """An alarm in a crop with one face, beside a crowd of 320: its share of all losses."""
+    faces = torch.tensor([320, 1])
+    shares = []
+    for balance in (0.0, 0.5, 1.0):
+        losses = torch.ones(2, requires_grad=True)
+        a_face(losses, faces, balance).backward()
+        assert losses.grad is not None
+        shares.append(float(losses.grad[1] / losses.grad[0]))
+    assert shares == pytest.approx([1.0, 40**0.5, 40.0])
+    assert float(a_face(8.0 * torch.tensor([320.0, 8.0]), torch.tensor([320, 8]), 0.5)) == 8.0
+    assert float(a_face(torch.zeros(2), torch.zeros(2), 0.0)) == 0.0
+
+
+def test_the_teachers_answers_are_balanced_as_the_labels_are() -> None:
+    anchors = torch.tensor(make_anchors(64, 64))
+    margins = torch.stack([torch.full((len(anchors),), m) for m in (4.0, -20.0)])
+    zeros = torch.zeros(2, len(anchors), 14)
+    teacher = HeadOutputs(
+        torch.stack([torch.zeros_like(margins), margins], -1), zeros[..., :4], zeros[..., 4:]
+    )
+    slopes = []
+    for balance in (0.0, 0.5):
+        logits = torch.zeros(2, len(anchors), requires_grad=True)
+        student = HeadOutputs(logits, zeros[..., :4], zeros[..., 4:])
+        config = DistillationConfig(temperature=1.0)
+        losses = output_losses(student, teacher, anchors, config, crop_balance=balance)
+        slopes.append(torch.autograd.grad(losses["teacher_logits"], logits)[0][:, 0].abs())
+    crowd, empty = slopes[1] / slopes[0]
+    teacher_faces = len(anchors) * torch.tensor(4.0).sigmoid()
+    torch.testing.assert_close(empty / crowd, (teacher_faces / 8).sqrt())
 
 
 def test_schedules_meet_their_points() -> None:

@@ -73,6 +73,12 @@ class LossConfig(Section):
     least_negatives: int = Field(
         7, ge=1, description="OHEM: hardest negatives of a crop with few faces or none"
     )
+    crop_balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="0: every face weighs as much in class losses, 1: every crop, crowded or not",
+    )
     class_weight: float = Field(1.0, ge=0)
     box_weight: float = Field(2.0, ge=0)
     landmark_weight: float = Field(0.2, ge=0)

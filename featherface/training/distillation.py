@@ -15,6 +15,7 @@ from torch.nn import functional
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.training.box_coding import aligned_iou_loss, decode_boxes
 from featherface.training.config import DistillationConfig
+from featherface.training.losses import a_face
 
 V1_CHANNEL_MEANS = (104.0, 117.0, 123.0)
 SURE = 0.3
@@ -84,12 +85,14 @@ def output_losses(
     anchors: Tensor,
     config: DistillationConfig,
     labelled: Tensor | None = None,
+    crop_balance: float = 0.0,
 ) -> dict[str, Tensor]:
     """Weighted scalars ``teacher_logits``, ``teacher_boxes`` and ``teacher_landmarks``.
 
     Boxes and landmarks count where the teacher sees a face, by how sure it is. ``labelled``, bool
     ``[B, A]``, are anchors over a labelled face, doubtful or not: there the teacher only raises
-    scores, as it misses tiny faces that the labels have.
+    scores, as it misses tiny faces that the labels have. ``crop_balance`` is that of the labels'
+    class loss.
     """
     large = anchors[:, 2] >= config.least_anchor
     student = HeadOutputs(*(x[:, large] for x in student))
@@ -104,7 +107,7 @@ def output_losses(
     focus = (soft - logits.sigmoid()).abs()
     if labelled is not None:
         focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
-    logit_loss = (focus * entropy).sum() / soft.sum().clamp_min(1)
+    logit_loss = a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
     probability = torch.sigmoid(margin)
     sure = probability > SURE
     weight = probability[sure]

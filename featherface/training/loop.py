@@ -112,7 +112,12 @@ class Learner(nn.Module):
             taught, taught_maps = self.ask_teacher(images, maps=features > 0)
             if outputs:
                 for name, value in output_losses(
-                    prediction, taught, anchors, config.distillation, labelled
+                    prediction,
+                    taught,
+                    anchors,
+                    config.distillation,
+                    labelled,
+                    config.loss.crop_balance,
                 ).items():
                     terms[name] = outputs * value
             if features and taught_maps is not None:

@@ -21,6 +21,7 @@ from featherface.training.matching import (
 )
 
 HARD_NEGATIVES = 7
+LEAST_FACES = 8.0
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,13 @@ def label_losses(
         else torch.ones_like(iou, dtype=quality.dtype)
     )
     if config.classification == "ohem":
-        class_loss = hard_negative_loss(
+        class_losses = hard_negative_losses(
             outputs.logits, face, targets.counted, config.least_negatives
         )
     else:
         alpha = 0.25 if config.classification == "focal" else None
-        class_loss = focal_loss(outputs.logits, quality, alpha)[targets.counted].sum()
+        class_losses = focal_loss(outputs.logits, quality, alpha).masked_fill(~targets.counted, 0)
+        class_losses = class_losses.sum(1)
     has_landmarks = torch.isfinite(targets.landmarks).flatten(1).all(1)
     landmark_loss = landmark_distance(
         outputs.landmark_deltas[face][has_landmarks],
@@ -104,12 +106,27 @@ def label_losses(
         config.landmark,
     )
     return {
-        "class": config.class_weight * class_loss / positives,
+        "class": config.class_weight * a_face(class_losses, face.sum(1), config.crop_balance),
         "box": config.box_weight * box_losses.sum() / positives,
         "landmarks": config.landmark_weight
         * landmark_loss.sum()
         / has_landmarks.sum().clamp_min(1),
     }
+
+
+def a_face(losses: Tensor, faces: Tensor, balance: float) -> Tensor:
+    """The mean a face of ``losses`` ``[B]``, the sums over the faces ``[B]`` of each crop.
+
+    A crowd has hundreds of faces and so nearly all of the mean. ``balance`` 1 gives every crop the
+    same say, 0.5 one by the root of its faces; fewer than eight count as eight, lest an
+    empty crop have more.
+    """
+    faces = faces.to(losses.dtype)
+    if not balance:
+        return losses.sum() / faces.sum().clamp_min(1)
+    faces = faces.clamp_min(LEAST_FACES)
+    share = faces.pow(-balance)
+    return (share * losses).sum() / (share * faces).sum()
 
 
 def focal_loss(logits: Tensor, target: Tensor, alpha: float | None = None) -> Tensor:
@@ -125,10 +142,10 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float | None = None) -> Te
     return loss
 
 
-def hard_negative_loss(
+def hard_negative_losses(
     logits: Tensor, face: Tensor, counted: Tensor, least_negatives: int = HARD_NEGATIVES
 ) -> Tensor:
-    """Cross entropy of the faces and of the hardest negatives, seven a face (OHEM), summed.
+    """Cross entropy of the faces and of the hardest negatives, seven a face (OHEM): ``[B]`` sums.
 
     An image gives ``least_negatives`` at least: without faces it has no other say.
     """
@@ -139,7 +156,7 @@ def hard_negative_loss(
     limits = (HARD_NEGATIVES * face.sum(1)).clamp_min(least_negatives)
     ranks = negatives.detach().argsort(1, descending=True).argsort(1)
     hard = (ranks < limits[:, None]) & (negatives >= 0)
-    return entropy[face | hard].sum()
+    return entropy.masked_fill(~(face | hard), 0).sum(1)
 
 
 def landmark_distance(predicted: Tensor, target: Tensor, kind: str) -> Tensor:
