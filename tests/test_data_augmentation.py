@@ -16,12 +16,18 @@ from featherface.data.augmentation import (
     Labels,
     Sample,
     TrainingCrop,
+    change_pixels,
+    coloured_light,
     confine,
     dim_light,
+    glaring_light,
     hide_faces,
+    light_from_one_side,
     mirror,
+    motion_kernel,
     rotate,
     sample_weights,
+    write_letters,
 )
 from featherface.data.dataset import CropDataset, ResumableSampler, collate, validation_photos
 from featherface.data.labelled_photo import LabelledPhoto
@@ -95,7 +101,8 @@ def test_box_bounds_its_colour(seed: int, index: int, size: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), index=st.integers(0, 3), size=st.sampled_from([96, 320]))
 def test_everything_switched_on(seed: int, index: int, size: int) -> None:
-    always = {name: 1.0 for name in PLAIN if name != "grey"}
+    more = ("turn", "stretch", "letters", "dim", "glare", "cast", "shade", "hide", "mix", "pad")
+    always = {name: 1.0 for name in (*PLAIN, *more) if name != "grey"}
     rng = np.random.default_rng(seed)
     partners = np.arange(len(PAINTED))
     sample = TrainingCrop(size, CropSettings(**always))(index, PAINTED, rng, partners)
@@ -249,6 +256,115 @@ def test_dim_light_keeps_the_order_of_brightness(seed: int) -> None:
     assert (np.diff(dimmed) >= 0).all()
     assert 20 < np.ptp(dimmed) < 256
     assert dimmed.mean() < 127.5 or np.ptp(dimmed) < 160
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_glare_keeps_the_order_of_brightness_and_burns_something_out(seed: int) -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, 256)
+    glaring = np.asarray(glaring_light(ramp, np.random.default_rng(seed)))[0].astype(int)
+    assert (np.diff(glaring) >= 0).all()
+    assert glaring[-1] == 255
+    assert np.ptp(glaring) > 150
+    assert np.isin(glaring, [0, 255]).mean() > 0.1
+
+
+def test_coloured_light_scales_each_channel_by_itself() -> None:
+    grey = np.full((4, 5, 3), 200, np.uint8)
+    lit = np.asarray(coloured_light(grey, np.random.default_rng(3)))
+    assert (lit == lit[0, 0]).all()
+    assert 59 <= lit.min() < lit.max() <= 240
+    assert len(set(lit[0, 0].tolist())) == 3
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_light_from_one_side_darkens_and_never_brightens(seed: int) -> None:
+    grey = np.full((40, 60, 3), 200, np.uint8)
+    lit = np.asarray(light_from_one_side(grey, np.random.default_rng(seed)))
+    assert lit.shape == grey.shape
+    assert lit.dtype == np.uint8
+    assert 19 <= lit.min() < lit.max() <= 200
+    assert (lit[..., 0] == lit[..., 2]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), height=st.sampled_from([64, 160]))
+def test_letters_go_on_a_copy(seed: int, height: int) -> None:
+    image = np.full((height, 200, 3), 90, np.uint8)
+    written = write_letters(image, np.random.default_rng(seed))
+    assert written.shape == image.shape
+    assert written.dtype == np.uint8
+    assert (image == 90).all()
+
+
+def test_letters_show() -> None:
+    image = np.full((160, 160, 3), 90, np.uint8)
+    shares = [
+        (write_letters(image, np.random.default_rng(seed)) != image).any(2).mean()
+        for seed in range(20)
+    ]
+    assert 0.02 < np.median(shares) < 0.6
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31), longest=st.sampled_from([3, 7, 8, 15]))
+def test_motion_keeps_the_light_and_is_no_longer_than_asked(seed: int, longest: int) -> None:
+    kernel = motion_kernel(np.random.default_rng(seed), longest)
+    assert kernel.shape[0] == kernel.shape[1] <= longest
+    assert kernel.sum() == pytest.approx(1, abs=1e-5)
+    assert (kernel >= 0).all()
+    assert (kernel > 0.01).sum() >= 2
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32), index=st.integers(0, 3))
+def test_box_bounds_its_colour_on_a_stretched_crop(seed: int, index: int) -> None:
+    crop = TrainingCrop(160, CropSettings(**PLAIN, mosaic=0, flip=0, stretch=1))
+    sample = crop(index, PAINTED, np.random.default_rng(seed))
+    painted = red(sample.image)
+    if painted.sum() > 30 and len(sample.boxes):
+        np.testing.assert_allclose(sample.boxes[0], bounds(painted), atol=3.5)
+    check_sample(sample, 160)
+
+
+def test_stretching_changes_the_shape_of_faces() -> None:
+    def shapes(stretch: float) -> list[float]:
+        crop = TrainingCrop(320, CropSettings(**PLAIN, mosaic=0, random_window=0, stretch=stretch))
+        sides = []
+        for seed in range(40):
+            sample = crop(1, PAINTED, np.random.default_rng(seed))
+            width, height = sample.boxes[0, 2:] - sample.boxes[0, :2]
+            if min(width, height) >= 16:
+                sides.append(float(width / height))
+        return sides
+
+    plain, stretched = shapes(0), shapes(1)
+    assert np.std(np.log(stretched)) > 2 * np.std(np.log(plain))
+    assert 1 / 1.7 < min(stretched) / np.median(plain) < max(stretched) / np.median(plain) < 1.7
+
+
+def test_far_turns_lay_faces_on_their_side() -> None:
+    crop = TrainingCrop(160, CropSettings(**PLAIN, mosaic=0, random_window=0, flip=0, turn=1))
+    tilts = []
+    for seed in range(60):
+        points = crop(0, PAINTED, np.random.default_rng(seed)).landmarks
+        if len(points):
+            across = points[0, 1] - points[0, 0]
+            tilts.append(abs(float(np.degrees(np.arctan2(across[1], across[0])))))
+    assert len(tilts) > 40
+    assert max(tilts) < 101
+    assert np.histogram(tilts, bins=[0, 30, 60, 101])[0].min() > 8
+
+
+def test_coarsened_crops_lose_what_is_finer() -> None:
+    stripes = np.tile(np.array([0, 255], np.uint8), 80)[None, :, None].repeat(160, 0).repeat(3, 2)
+    plain = {**PLAIN, "coarsen": 1.0}
+    coarse = change_pixels(
+        stripes, CropSettings(**plain, coarsen_to=(0.25, 0.3)), np.random.default_rng(0)
+    )
+    assert coarse.shape == stripes.shape
+    assert coarse.std() < 0.3 * stripes.std()
 
 
 def test_flip_swaps_left_and_right() -> None:

@@ -7,6 +7,7 @@ a sample of 320 pixels takes about two milliseconds of one core.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,16 @@ from featherface.errors import ConfigError
 
 FACE_SCORE = 0.5
 IGNORED_SCORE = 0.2
+FARTHEST_TURN = 100.0  # degrees: a phone held the other way, and some
+MOST_STRETCH = 1.6  # of the width to the height, against the photo's
+LETTERS = string.ascii_letters + string.digits
+FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_COMPLEX,
+)
 MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
 SOURCE_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"crowd": 3.0, "bikes": 2.0, "flickr": 1.2, "portraits": 1.6, "sports": 0.8, "lfw": 0.6}
@@ -73,13 +84,26 @@ class CropSettings(BaseModel):
     flip: float = Field(default=0.5, ge=0, le=1)
     rotate: float = Field(default=0.2, ge=0, le=1)
     degrees: float = Field(default=10.0, ge=0, le=45)
+    turn: float = Field(default=0.0, ge=0, le=1, description="turned by up to 100 degrees")
+    stretch: float = Field(
+        default=0.0, ge=0, le=1, description="up to 1.6 times as wide or as high as it was"
+    )
     colour: float = Field(default=0.8, ge=0, le=1)
     grey: float = Field(default=0.05, ge=0, le=1)
     hide: float = Field(default=0.0, ge=0, le=1, description="faces partly covered by a patch")
+    letters: float = Field(default=0.0, ge=0, le=1, description="writing over the picture")
     dim: float = Field(default=0.0, ge=0, le=1, description="night, haze, little contrast")
+    glare: float = Field(default=0.0, ge=0, le=1, description="over-exposed or of hard contrast")
+    cast: float = Field(default=0.0, ge=0, le=1, description="coloured light")
+    shade: float = Field(default=0.0, ge=0, le=1, description="light from one side")
     blur: float = Field(default=0.1, ge=0, le=1)
+    longest_motion: int = Field(default=7, ge=3, description="of blur by movement, pixels")
     coarsen: float = Field(default=0.1, ge=0, le=1, description="shrunk and enlarged again")
+    coarsen_to: tuple[float, float] = Field(default=(0.4, 0.8), description="of the crop's side")
     noise: float = Field(default=0.1, ge=0, le=1)
+    grain: tuple[float, float] = Field(
+        default=(2.0, 12.0), description="standard deviation of the noise, of 255"
+    )
     jpeg: float = Field(default=0.15, ge=0, le=1)
     pad: float = Field(
         default=0.0, ge=0, le=1, description="black at the right and below, as a detector fills up"
@@ -162,6 +186,8 @@ class TrainingCrop:
             image, labels = mirror(image, labels)
         if settings.hide:
             image = hide_faces(image, labels, settings.hide, rng)
+        if settings.letters and rng.random() < settings.letters:
+            image = write_letters(image, rng)
         image = change_pixels(image, settings, rng)
         if settings.pad and rng.random() < settings.pad:
             image, labels = self.pad(image, labels, rng)
@@ -209,17 +235,42 @@ class TrainingCrop:
         face_sizes: tuple[float, float],
         span: float,
     ) -> tuple[NDArray[np.uint8], Labels]:
-        """:meth:`window`, turned by some degrees now and then."""
+        """:meth:`stretched_window`, turned by some degrees now and then, and far by chance."""
         settings = self.settings
-        if rng.random() >= settings.rotate:
-            return self.window(photo, width, height, rng, face_sizes, span)
-        angle = rng.uniform(-settings.degrees, settings.degrees)
+        if settings.turn and rng.random() < settings.turn:
+            angle = rng.uniform(-FARTHEST_TURN, FARTHEST_TURN)
+        elif rng.random() < settings.rotate:
+            angle = rng.uniform(-settings.degrees, settings.degrees)
+        else:
+            return self.stretched_window(photo, width, height, rng, face_sizes, span)
         # Room for the corners: a square of S turned by 10 degrees needs 1.16 S.
-        cosine, sine = np.cos(np.radians(angle)), abs(np.sin(np.radians(angle)))
+        cosine, sine = abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle)))
         wide = int(np.ceil(width * cosine + height * sine))
         high = int(np.ceil(height * cosine + width * sine))
-        image, labels = self.window(photo, wide, high, rng, face_sizes, span)
+        image, labels = self.stretched_window(photo, wide, high, rng, face_sizes, span)
         return rotate(image, labels, angle, width, height)
+
+    def stretched_window(
+        self,
+        photo: LabelledPhoto,
+        width: int,
+        height: int,
+        rng: np.random.Generator,
+        face_sizes: tuple[float, float],
+        span: float,
+    ) -> tuple[NDArray[np.uint8], Labels]:
+        """:meth:`window`, wider or higher than the photo was now and then."""
+        if not self.settings.stretch or rng.random() >= self.settings.stretch:
+            return self.window(photo, width, height, rng, face_sizes, span)
+        # The window is of another shape and as large, so that faces keep their size.
+        factor = np.exp(rng.uniform(-0.5, 0.5) * np.log(MOST_STRETCH))
+        wide, high = max(1, round(width / factor)), max(1, round(height * factor))
+        image, labels = self.window(photo, wide, high, rng, face_sizes, span)
+        stretched = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        scale = np.array([width / wide, height / high], np.float32)
+        return np.asarray(stretched, np.uint8), Labels(
+            labels.boxes * np.tile(scale, 2), labels.scores, labels.landmarks * scale
+        )
 
     def window(
         self,
@@ -515,6 +566,58 @@ def dim_light(image: cv2.typing.MatLike, rng: np.random.Generator) -> cv2.typing
     return cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8))
 
 
+def write_letters(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One to four words of chance letters, of any size, colour and place; uint8 in and out.
+
+    Signs, subtitles and shirts: the loops and dots of letters look like small faces.
+    """
+    height, width = image.shape[:2]
+    written = image.copy()
+    for _ in range(int(rng.integers(1, 5))):
+        word = "".join(rng.choice(list(LETTERS), int(rng.integers(2, 11))))
+        scale = float(np.exp(rng.uniform(np.log(0.4), np.log(5.0)))) * height / 320
+        cv2.putText(
+            written,
+            word,
+            (int(rng.integers(-width // 4, width)), int(rng.integers(height // 10, height))),
+            int(rng.choice(FONTS)),
+            scale,
+            rng.integers(0, 256, 3).tolist(),
+            max(1, round(scale * rng.uniform(1, 6))),
+            cv2.LINE_AA,
+        )
+    return written
+
+
+def glaring_light(image: cv2.typing.MatLike, rng: np.random.Generator) -> cv2.typing.MatLike:
+    """Too long exposed, or of up to three times the contrast, uint8."""
+    levels = np.arange(256) / 255.0
+    if rng.random() < 0.5:
+        levels = rng.uniform(1.2, 2.4) * levels ** rng.uniform(0.6, 1.0)
+    else:
+        middle = rng.uniform(0.3, 0.7)
+        levels = 0.5 + rng.uniform(1.5, 3.0) * (levels - middle)
+    return cv2.LUT(image, np.clip(np.rint(255 * levels), 0, 255).astype(np.uint8))
+
+
+def coloured_light(image: cv2.typing.MatLike, rng: np.random.Generator) -> cv2.typing.MatLike:
+    """A lamp of a colour: each channel by 0.3 to 1.2, uint8 [H, W, 3]."""
+    gains = rng.uniform(0.3, 1.2, 3)
+    return cv2.transform(image, np.diag(gains).astype(np.float32))
+
+
+def light_from_one_side(image: cv2.typing.MatLike, rng: np.random.Generator) -> cv2.typing.MatLike:
+    """A shadow of a soft or hard edge across the picture, uint8 [H, W, 3]."""
+    height, width = image.shape[:2]
+    angle = rng.uniform(0, 2 * np.pi)
+    across = np.linspace(-1, 1, width, dtype=np.float32) * np.float32(np.cos(angle))
+    down = np.linspace(-1, 1, height, dtype=np.float32) * np.float32(np.sin(angle))
+    edge = (down[:, None] + across + rng.uniform(-0.6, 0.6)) / rng.uniform(0.05, 1.0)
+    darkest = rng.uniform(0.1, 0.6)
+    light = (darkest + (1 - darkest) * np.clip(edge + 0.5, 0, 1)).astype(np.float32)
+    return cv2.multiply(image, cv2.merge([light] * 3), dtype=cv2.CV_8U)
+
+
 def change_pixels(
     image: NDArray[np.uint8], settings: CropSettings, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
@@ -528,15 +631,23 @@ def change_pixels(
             result = cv2.LUT(result, np.rint(levels * 255).astype(np.uint8))
     if settings.dim and rng.random() < settings.dim:
         result = dim_light(result, rng)
+    if settings.glare and rng.random() < settings.glare:
+        result = glaring_light(result, rng)
+    if settings.cast and rng.random() < settings.cast:
+        result = coloured_light(result, rng)
+    if settings.shade and rng.random() < settings.shade:
+        result = light_from_one_side(result, rng)
     if blur < settings.blur:
         sigma = rng.uniform(0.4, 1.6)
         if rng.random() < 0.5:
             result = cv2.GaussianBlur(result, (0, 0), sigma)
         else:
-            result = cv2.filter2D(result, -1, motion_kernel(rng))
+            result = cv2.filter2D(result, -1, motion_kernel(rng, settings.longest_motion))
     if coarsen < settings.coarsen:
         height, width = image.shape[:2]
-        across, down = np.clip(rng.uniform(0.4, 0.8) * rng.uniform(0.8, 1.25, 2), 0.35, 1)
+        least, most = settings.coarsen_to
+        shares = rng.uniform(least, most) * rng.uniform(0.8, 1.25, 2)
+        across, down = np.clip(shares, 0.875 * least, 1)
         small = (max(1, int(width * across)), max(1, int(height * down)))
         result = cv2.resize(result, small, interpolation=cv2.INTER_AREA)
         if rng.random() < 0.5:  # thumbnails are stored before they are enlarged
@@ -545,7 +656,7 @@ def change_pixels(
     if noise < settings.noise:
         cv2.setRNGSeed(int(rng.integers(2**31)))
         grain = np.empty(image.shape, np.int16)
-        cv2.randn(grain, np.zeros(3), np.full(3, rng.uniform(2, 12)))
+        cv2.randn(grain, np.zeros(3), np.full(3, rng.uniform(*settings.grain)))
         result = cv2.add(result, grain, dtype=cv2.CV_8U)
     if jpeg < settings.jpeg:
         result = store_jpeg(result, int(rng.integers(30, 91)))
@@ -575,16 +686,15 @@ def colour_matrix(rng: np.random.Generator, grey: bool) -> NDArray[np.float32]:
     return np.concatenate([colours, np.full((3, 1), offset)], 1).astype(np.float32)
 
 
-def motion_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
-    """A blurring line of 3 to 7 pixels in one of four directions, float32 [K, K]."""
-    length = int(rng.choice([3, 5, 7]))
-    kernel = np.zeros((length, length), np.float32)
-    steps, middle = np.arange(length), np.full(length, length // 2)
-    rows, columns = [(middle, steps), (steps, middle), (steps, steps), (steps, steps[::-1])][
-        int(rng.integers(4))
-    ]
-    kernel[rows, columns] = 1 / length
-    return kernel
+def motion_kernel(rng: np.random.Generator, longest: int) -> NDArray[np.float32]:
+    """A blurring line of 3 to ``longest`` pixels in any direction, float32 [K, K], sum 1."""
+    length = 3 + 2 * int(rng.integers((longest - 1) // 2))
+    line = np.zeros((length, length), np.float32)
+    line[length // 2] = 1
+    middle = (length - 1) / 2
+    turn = cv2.getRotationMatrix2D((middle, middle), rng.uniform(0, 180), 1.0)
+    kernel = np.asarray(cv2.warpAffine(line, turn, (length, length)), np.float32)
+    return kernel / kernel.sum()
 
 
 def sample_weights(
