@@ -1,4 +1,4 @@
-"""Intervals by drawing photos anew: they shrink with photos, and detectors are compared in pairs."""
+"""Intervals by drawing photos anew: more photos make them narrower, and detectors are paired."""
 
 from __future__ import annotations
 

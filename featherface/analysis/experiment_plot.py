@@ -59,7 +59,7 @@ def experiment_plot(rows: Sequence[Row]) -> Figure:
         )
     by_size.set(xlabel="validation AP, %, by face size")
     by_size.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    overall.invert_yaxis()
+    overall.set_ylim(max(len(measured), 1) - 0.4, -0.6)  # the first run on top
     if not measured:
         overall.text(0.5, 0.5, "no run with figures yet", color=SOFT, transform=overall.transAxes)
     return figure
