@@ -7,12 +7,12 @@ Bootstrap*, 1993), the same draw for every detector, and average precision is ta
 So there is an interval for each figure, and one for its difference from the first detector, which
 is much narrower, as photos that are hard for one are hard for all. Writes ``uncertainty.json`` and
 ``uncertainty.md``. An ONNX file that is named like a detector of ``benchmarks.peers`` is run as
-that, any other as one of ours. Three minutes a detector.
+that, any other as one of ours. Two minutes a detector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,11 +29,13 @@ from benchmarks.comparison import (
     open_detector,
     write_comparison,
 )
+from benchmarks.quantization import progress
 from featherface.evaluation.average_precision import match_voc
+from featherface.evaluation.cached_predictions import detect_wider
 from featherface.evaluation.label_formats import LabelledPhoto, read_labelled_folder
 from featherface.evaluation.labelled_folder import detect_photos
-from featherface.evaluation.views import Views, detect_in_views
-from featherface.evaluation.wider_face import read_wider_photo, score_predictions
+from featherface.evaluation.views import Views
+from featherface.evaluation.wider_face import score_predictions
 from featherface.evaluation.wider_ground_truth import (
     DIFFICULTIES,
     WiderPhoto,
@@ -60,10 +62,9 @@ def main(
     for path in weights:
         name = detector_name(path)
         detect = open_detector(path)
-        found = {
-            photo.key: detect_in_views(detect, read_wider_photo(wider / "images", photo)).rows()
-            for photo in track(wider_photos, f"{name}, WIDER FACE")
-        }
+        found = detect_wider(
+            detect, wider / "images", wider_photos, progress=progress(f"{name}, WIDER FACE")
+        )
         rows = [f.rows() for f in detect_photos(detect, masked, Views((640,)))]
         scores: list[tuple[Score, int]] = [
             (wider_score(wider_photos, found), len(wider_photos)),
@@ -71,8 +72,7 @@ def main(
         ]
         whole[name] = [value for score, count in scores for value in score(np.arange(count))]
         parts = [
-            resample(score, count, draws, track(range(draws), f"{name}, draws"))
-            for score, count in scores
+            resample(score, count, track(range(draws), f"{name}, draws")) for score, count in scores
         ]
         samples[name] = np.concatenate(parts, 1)
     written = {
@@ -110,18 +110,13 @@ def masks_score(photos: Sequence[LabelledPhoto], rows: Sequence[NDArray[Any]]) -
     return score
 
 
-def resample(
-    score: Score, photos: int, draws: int, numbers: Any | None = None
-) -> NDArray[np.float64]:
-    """``score`` of ``draws`` sets of ``photos`` photos, float64 ``[draws, figures]``.
+def resample(score: Score, photos: int, draws: Iterable[int]) -> NDArray[np.float64]:
+    """``score`` of a set of ``photos`` photos for each of the ``draws``, float64 [draws, figures].
 
     Draw number n is the same whatever is scored, so that detectors can be compared draw by draw.
     """
     return np.array(
-        [
-            score(np.random.default_rng(number).integers(0, photos, photos))
-            for number in (range(draws) if numbers is None else numbers)
-        ]
+        [score(np.random.default_rng(draw).integers(0, photos, photos)) for draw in draws]
     )
 
 
@@ -152,12 +147,9 @@ def markdown(result: dict[str, Any]) -> str:
         rows[name] = []
         for column in COLUMNS:
             one = figures[column]
-            low, high = (100 * value for value in one["interval"])
-            cell = f"{100 * one['ap']:.1f} ({low:.1f} to {high:.1f})"
-            if number:
-                low, high = (100 * value for value in one["lead"])
-                cell += f", {low:+.1f} to {high:+.1f}"
-            rows[name].append(cell)
+            cell = f"{100 * one['ap']:.1f} ({percent(one['interval'])})"
+            lead = f", {percent(one['lead'], '+')}" if number else ""
+            rows[name].append(cell + lead)
     note = (
         f"AP in percent on {result['wider_photos']} photos of WIDER FACE and "
         f"{result['masks_photos']} of masks; in brackets the middle 95 % of {result['draws']} sets "
@@ -165,6 +157,11 @@ def markdown(result: dict[str, Any]) -> str:
         "first detector on the same draws."
     )
     return detector_table(COLUMNS, rows, note)
+
+
+def percent(interval: Sequence[float], sign: str = "") -> str:
+    """An interval of fractions in percent; ``sign`` "+" writes the sign of gains too."""
+    return " to ".join(f"{100 * value:{sign}.1f}" for value in interval)
 
 
 if __name__ == "__main__":

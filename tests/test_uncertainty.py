@@ -58,7 +58,7 @@ def test_masks_are_drawn_too() -> None:
 
 def interval_width(photos: int) -> float:
     hits = np.arange(photos) % 4 > 0
-    drawn = resample(wider_score(wider_photos(photos), found_in(hits)), photos, 60)
+    drawn = resample(wider_score(wider_photos(photos), found_in(hits)), photos, range(60))
     low, high = np.percentile(drawn[:, 0], [2.5, 97.5])
     return float(high - low)
 
@@ -70,8 +70,8 @@ def test_more_photos_make_narrower_intervals() -> None:
 def test_draws_are_the_same_for_every_detector_and_differ_from_one_another() -> None:
     photos = wider_photos(12)
     hits = np.arange(12) % 3 > 0
-    first = resample(wider_score(photos, found_in(hits)), 12, 30)
-    again = resample(wider_score(photos, found_in(hits)), 12, 30)
+    first = resample(wider_score(photos, found_in(hits)), 12, range(30))
+    again = resample(wider_score(photos, found_in(hits)), 12, range(30))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (30, 3)
     assert len(np.unique(first[:, 0])) > 3

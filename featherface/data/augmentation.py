@@ -266,11 +266,7 @@ class TrainingCrop:
         factor = np.exp(rng.uniform(-0.5, 0.5) * np.log(MOST_STRETCH))
         wide, high = max(1, round(width / factor)), max(1, round(height * factor))
         image, labels = self.window(photo, wide, high, rng, face_sizes, span)
-        stretched = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        scale = np.array([width / wide, height / high], np.float32)
-        return np.asarray(stretched, np.uint8), Labels(
-            labels.boxes * np.tile(scale, 2), labels.scores, labels.landmarks * scale
-        )
+        return stretch(image, labels, width, height)
 
     def window(
         self,
@@ -453,6 +449,17 @@ def rotate(
     )
 
 
+def stretch(
+    image: NDArray[np.uint8], labels: Labels, width: int, height: int
+) -> tuple[NDArray[np.uint8], Labels]:
+    """Resize to ``width`` x ``height``, whatever the shape was, and the labels with it."""
+    scale = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+    stretched = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(stretched, np.uint8), Labels(
+        labels.boxes * np.tile(scale, 2), labels.scores, labels.landmarks * scale
+    )
+
+
 def confine(
     labels: Labels, width: int, height: int, least_visible: float, least_face: float
 ) -> Labels:
@@ -629,14 +636,14 @@ def change_pixels(
         if rng.random() < 0.3:
             levels = np.linspace(0, 1, 256) ** rng.uniform(0.7, 1.4)
             result = cv2.LUT(result, np.rint(levels * 255).astype(np.uint8))
-    if settings.dim and rng.random() < settings.dim:
-        result = dim_light(result, rng)
-    if settings.glare and rng.random() < settings.glare:
-        result = glaring_light(result, rng)
-    if settings.cast and rng.random() < settings.cast:
-        result = coloured_light(result, rng)
-    if settings.shade and rng.random() < settings.shade:
-        result = light_from_one_side(result, rng)
+    for chance, change_light in (
+        (settings.dim, dim_light),
+        (settings.glare, glaring_light),
+        (settings.cast, coloured_light),
+        (settings.shade, light_from_one_side),
+    ):
+        if chance and rng.random() < chance:
+            result = change_light(result, rng)
     if blur < settings.blur:
         sigma = rng.uniform(0.4, 1.6)
         if rng.random() < 0.5:
