@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -93,6 +94,24 @@ def test_warm_start_takes_over_what_v1_computes() -> None:
         torch.testing.assert_close(
             ours_fusion.out_8.pointwise.weight, theirs_fusion.out_8.pointwise.weight
         )
+
+
+@needs_weights
+def test_weighed_fusion_is_v1s_own() -> None:
+    """All three layers, on the laterals that V1 has."""
+    teacher = load_v1(WEIGHTS)
+    student = FeatherFaceV2(weighted=True).eval()
+    warm_start_from_v1(student, WEIGHTS)
+    torch.manual_seed(0)
+    maps = [torch.rand(1, c, s, s) for c, s in ((64, 16), (128, 8), (256, 4))]
+    first: Any = teacher.fusions[0]
+    with torch.no_grad():
+        levels = [lateral(x) for lateral, x in zip(first.laterals, maps, strict=True)]
+        again = [lateral(x) for lateral, x in zip(first.second_laterals, maps[1:], strict=True)]
+        for ours, theirs in zip(student.fusions, teacher.fusions, strict=True):
+            levels, again, maps = ours(levels, again), [], theirs(maps)
+            for a, b in zip(levels, maps, strict=True):
+                torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
 def direct_loop(

@@ -30,6 +30,13 @@ from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
+class Lateral(nn.Sequential):
+    """1x1 convolution to the neck's width, batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
 class FeatherFaceV2(nn.Module):
     """The student; without arguments it is the configuration that the package ships."""
 
@@ -41,14 +48,17 @@ class FeatherFaceV2(nn.Module):
         ssh_groups: int = 4,
         head_groups: int = 2,
         attention: bool = True,
+        stage2_channels: int = 128,
+        weighted: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = MobileNetV1(stage3_channels=stage3_channels)
-        self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(inputs, channels, 1, bias=False), nn.BatchNorm2d(channels))
-            for inputs in (64, 128, stage3_channels)
+        self.backbone = MobileNetV1(stage3_channels, stage2_channels=stage2_channels)
+        widths = (64, stage2_channels, stage3_channels)
+        self.laterals = nn.ModuleList(Lateral(inputs, channels) for inputs in widths)
+        self.second_laterals = nn.ModuleList(
+            Lateral(inputs, channels) for inputs in (widths[1:] if weighted else ())
         )
-        self.fusions = nn.ModuleList(LightBiFPN(channels) for _ in range(fusions))
+        self.fusions = nn.ModuleList(LightBiFPN(channels, weighted) for _ in range(fusions))
         self.attention = nn.ModuleList(
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
@@ -58,9 +68,11 @@ class FeatherFaceV2(nn.Module):
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
         backbone = self.backbone(image)
-        levels = [lateral(x.relu()) for lateral, x in zip(self.laterals, backbone, strict=True)]
+        maps = [x.relu() for x in backbone]
+        levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        again = [lateral(x) for lateral, x in zip(self.second_laterals, maps[1:], strict=False)]
         for fusion in self.fusions:
-            levels = fusion(levels)
+            levels, again = fusion(levels, again), []
         neck = [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
         context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
         towers = self.heads.towers(context)

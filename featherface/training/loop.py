@@ -47,12 +47,14 @@ from featherface.training.distillation import (
 )
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
+from featherface.training.narrower_stage import copy_with_narrower_stage2
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
+from featherface.training.wider_groups import copy_context
 
 LOG_EVERY = 20
 
@@ -327,9 +329,13 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     elif start.weights is not None:
         load_weights(model, start.weights)
     elif start.v1 is not None:
-        warm_start_from_v1(model, start.v1)
+        whole = FeatherFaceV2(**config.model.model_dump() | {"stage2_channels": 128})
+        warm_start_from_v1(whole, start.v1)
+        copy_with_narrower_stage2(model, whole)
     elif start.imagenet is not None:
         warm_start_from_imagenet(model, start.imagenet)
+    if start.context is not None:
+        copy_context(model, start.context)
     return model
 
 

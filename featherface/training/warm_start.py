@@ -27,6 +27,8 @@ from featherface.training.distillation import V1_CHANNEL_MEANS
 NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
 EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
 
+V1_BIFPN_EPSILON = 1e-3
+
 # x + x * channel gate * spatial gate, both near a half.
 GATED = 1.25
 
@@ -132,27 +134,40 @@ def outgoing_norm(readers: Tensor) -> Tensor:
 
 def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
     """Laterals and V1's three BiFPN layers, or the first and the last where there are two."""
-    for lateral, level in zip(model.laterals, (3, 4, 5), strict=True):
-        name = f"bifpn.0.p{level}_down_channel"
+    names = [f"p{level}_down_channel" for level in (3, 4, 5)]
+    names += [f"p{level}_down_channel_2" for level in (4, 5)]
+    for lateral, layer in zip([*model.laterals, *model.second_laterals], names, strict=False):
+        name = f"bifpn.0.{layer}"
         weight = state[f"{name}.0.conv.weight"]
-        if level == 5 and kept is not None:
+        if "p5" in layer and kept is not None:
             weight = weight[:, kept]
         parts: list[Any] = list(lateral.children())
         convolution, norm = parts
         if convolution.weight.shape != weight.shape:
             return
         convolution.weight.copy_(GATED * weight)
-        copy_norm(norm, state, f"{name}.1", None, state[f"{name}.0.conv.bias"])
+        copy_norm(norm, state, f"{name}.1", None, state[f"{name}.0.conv.bias"], V1_BIFPN_EPSILON)
     sources = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}.get(len(model.fusions), (0,))
     for fusion, source in zip(model.fusions, sources, strict=False):
         for ours, theirs in NODES.items():
             node: FusionNode = getattr(fusion, ours)
             name = f"bifpn.{source}.{theirs}"
             edges = state[f"bifpn.{source}.{EDGES[ours]}"].relu()
-            node.depthwise.weight.copy_(state[f"{name}.depthwise_conv.conv.weight"] / len(edges))
+            depthwise = state[f"{name}.depthwise_conv.conv.weight"]
+            if node.edges is None:
+                depthwise = depthwise / len(edges)
+            else:
+                # At stride 32 V1 normalises three weights and uses two.
+                node.edges.copy_((edges / (edges.sum() + 1e-4))[: len(node.edges)])
+            node.depthwise.weight.copy_(depthwise)
             node.pointwise.weight.copy_(state[f"{name}.pointwise_conv.conv.weight"])
             copy_norm(
-                node.norm, state, f"{name}.bn", None, state[f"{name}.pointwise_conv.conv.bias"]
+                node.norm,
+                state,
+                f"{name}.bn",
+                None,
+                state[f"{name}.pointwise_conv.conv.bias"],
+                V1_BIFPN_EPSILON,
             )
 
 
@@ -172,13 +187,23 @@ def copy_heads(model: FeatherFaceV2, state: State) -> None:
 
 
 def copy_norm(
-    norm: nn.BatchNorm2d, state: State, name: str, keep: Tensor | None, bias: Tensor | None = None
+    norm: nn.BatchNorm2d,
+    state: State,
+    name: str,
+    keep: Tensor | None,
+    bias: Tensor | None = None,
+    epsilon: float | None = None,
 ) -> None:
-    """Batch normalisation, of the channels ``keep``; ``bias`` came before it and moves its mean."""
+    """Batch normalisation, of the channels ``keep``; ``bias`` came before it and moves its mean.
+
+    ``epsilon`` is the one that the weights were learned with, if it was not ours.
+    """
     for part in ("weight", "bias", "running_mean", "running_var"):
         values = state[f"{name}.{part}"]
         if part == "running_mean" and bias is not None:
             values = values - bias
+        if part == "running_var" and epsilon is not None:
+            values = values + (epsilon - norm.eps)
         getattr(norm, part).copy_(values if keep is None else values[keep])
 
 

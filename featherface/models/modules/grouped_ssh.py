@@ -31,7 +31,7 @@ class GroupedSSH(nn.Module):
 
     def __init__(self, channels: int, groups: int = 4) -> None:
         super().__init__()
-        half, quarter, fewer = channels // 2, channels // 4, groups // 2
+        half, quarter, fewer = channels // 2, channels // 4, max(1, groups // 2)
         self.context_3 = ConvNorm(channels, half, groups)
         self.reduce = ConvNorm(channels, quarter, groups)
         self.context_5 = ConvNorm(quarter, quarter, fewer)

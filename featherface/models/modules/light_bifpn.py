@@ -1,46 +1,60 @@
-"""Light BiFPN: top-down and bottom-up fusion of three levels by plain sums.
+"""Light BiFPN: top-down and bottom-up fusion of three levels.
 
-V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) weighs each edge and passes the sum through swish.
-The weight of an edge is a factor that the batch normalisation before it can learn as well, swish
-costs two passes over the map, and the second set of laterals a tenth of V2's parameters, so all
-three go: a node is ReLU, depthwise 3x3, pointwise 1x1, batch normalisation.
+V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) with what it learned from the photo left out: the
+weights of the edges are numbers, not normalised anew for each photo, and the biases before a batch
+normalisation are gone. Swish stays by default: with ReLU in its place no training brought
+the maps back to V1's, and V1's context and heads read those.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from featherface.models.modules.bifpn import downsample as downsample_over_zeros
+
 
 class FusionNode(nn.Module):
-    """ReLU, depthwise 3x3, pointwise 1x1, batch normalisation on a sum of maps ``[B, C, H, W]``."""
+    """Weighted sum of ``edges`` maps ``[B, C, H, W]``, swish, depthwise 3x3, pointwise 1x1, batch
+    normalisation; without ``weighted`` a plain sum and ReLU.
+    """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, edges: int, weighted: bool = False) -> None:
         super().__init__()
+        self.edges = nn.Parameter(torch.full((edges,), 1 / edges)) if weighted else None
         self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.pointwise(self.depthwise(functional.relu(x))))
+    def forward(self, *maps: Tensor) -> Tensor:
+        if self.edges is None:
+            x = functional.relu(sum(maps[1:], maps[0]))
+        else:
+            weighed = [weight * x for weight, x in zip(self.edges, maps, strict=True)]
+            x = functional.silu(sum(weighed[1:], weighed[0]))
+        return self.norm(self.pointwise(self.depthwise(x)))
 
 
 class LightBiFPN(nn.Module):
     """One top-down and bottom-up pass over strides 8, 16 and 32, all of ``C`` channels."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, weighted: bool = False) -> None:
         super().__init__()
-        self.down_16 = FusionNode(channels)
-        self.out_8 = FusionNode(channels)
-        self.out_16 = FusionNode(channels)
-        self.out_32 = FusionNode(channels)
+        self.downsample = downsample_over_zeros if weighted else downsample
+        self.down_16 = FusionNode(channels, 2, weighted)
+        self.out_8 = FusionNode(channels, 2, weighted)
+        self.out_16 = FusionNode(channels, 3, weighted)
+        self.out_32 = FusionNode(channels, 2, weighted)
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+    def forward(self, levels: list[Tensor], again: list[Tensor] | None = None) -> list[Tensor]:
+        """``again``: other maps of strides 16 and 32 for the way up."""
         stride_8, stride_16, stride_32 = levels
-        middle = self.down_16(stride_16 + upsample(stride_32))
-        out_8 = self.out_8(stride_8 + upsample(middle))
-        out_16 = self.out_16(stride_16 + middle + downsample(out_8))
-        out_32 = self.out_32(stride_32 + downsample(out_16))
+        again_16, again_32 = again or levels[1:]
+        middle = self.down_16(stride_16, upsample(stride_32))
+        out_8 = self.out_8(stride_8, upsample(middle))
+        out_16 = self.out_16(again_16, middle, self.downsample(out_8))
+        out_32 = self.out_32(again_32, self.downsample(out_16))
         return [out_8, out_16, out_32]
 
 
