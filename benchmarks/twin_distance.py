@@ -18,9 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import torch
 import typer
@@ -29,9 +28,15 @@ from torch.nn import functional
 
 from benchmarks.comparison import Cache, Data, Out, detector_name, detector_table, write_comparison
 from featherface.data.shards import PhotoStore
-from featherface.evaluation.validation import held_out_photos
+from featherface.evaluation.validation import (
+    VALIDATION_FRACTION,
+    VALIDATION_SEED,
+    evenly,
+    held_out_photos,
+)
+from featherface.images import ByteImage, fitted_size, resize_image
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
-from featherface.models.modules.bifpn import downsample, fuse, upsample_to
+from featherface.models.modules.bifpn import both_ways, shares
 from featherface.models.pretrained import load_v1
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training.distillation import teacher_input, twin_distance, twin_maps
@@ -60,29 +65,20 @@ class TakenApart:
     ) -> Maps:
         """Neck and context, ``[B, C, H, W]`` each, from what the laterals gave.
 
-        ``node(layer, name, maps)`` stands for a node of the fusion; V1's own without.
+        ``node(layer, name, *maps)`` stands for a node of the fusion; V1's own without.
         """
         levels = laterals
         for layer in range(len(self.model.fusions)):
-            levels = self.fuse(
-                layer, levels, second if layer == 0 else levels[1:], node or self.node
-            )
+            levels = both_ways(levels, second, partial(node or self.node, layer))
+            second = levels[1:]
         neck = attend(self.model.neck_attention, levels)
         parts = zip(self.model.context, self.model.shuffle, neck, strict=True)
         return [*neck, *(shuffle(context(x)) for context, shuffle, x in parts)]
 
-    def fuse(self, layer: int, levels: Maps, second: Maps, node: Callable[..., Tensor]) -> Maps:
-        """One BiFPN layer, node by node."""
-        middle = node(layer, "down_16", [levels[1], upsample_to(levels[2], levels[1])])
-        out_8 = node(layer, "out_8", [levels[0], upsample_to(middle, levels[0])])
-        out_16 = node(layer, "out_16", [second[0], middle, downsample(out_8)])
-        out_32 = node(layer, "out_32", [second[1], downsample(out_16)])
-        return [out_8, out_16, out_32]
-
-    def node(self, layer: int, name: str, maps: Maps) -> Tensor:
+    def node(self, layer: int, name: str, *maps: Tensor) -> Tensor:
         """V1's own."""
         fusion: Any = self.model.fusions[layer]
-        result: Tensor = getattr(fusion, name)(fuse(getattr(fusion, f"weights_{name}"), *maps))
+        result: Tensor = fusion.node(name, *maps)
         return result
 
     def refit(self, x: Tensor, target: Tensor) -> Tensor:
@@ -130,14 +126,14 @@ def relu_for_swish(v1: TakenApart) -> Maps:
     """Pointwise convolutions refitted one after the other, to V1's node outputs."""
     wanted: dict[tuple[int, str], Tensor] = {}
 
-    def note(layer: int, name: str, maps: Maps) -> Tensor:
-        wanted[layer, name] = v1.node(layer, name, maps)
+    def note(layer: int, name: str, *maps: Tensor) -> Tensor:
+        wanted[layer, name] = v1.node(layer, name, *maps)
         return wanted[layer, name]
 
-    def with_relu(layer: int, name: str, maps: Maps) -> Tensor:
+    def with_relu(layer: int, name: str, *maps: Tensor) -> Tensor:
         fusion: Any = v1.model.fusions[layer]
-        weights = getattr(fusion, f"weights_{name}").relu()
-        total = sum(w * x for w, x in zip(weights / weights.sum(), maps, strict=False))
+        weights = shares(getattr(fusion, f"weights_{name}"))
+        total = sum(w * x for w, x in zip(weights, maps, strict=False))
         depthwise = getattr(fusion, name).depthwise(functional.relu(total))
         return v1.refit(depthwise, wanted[layer, name])
 
@@ -148,7 +144,8 @@ def relu_for_swish(v1: TakenApart) -> Maps:
 def narrow_stage3(v1: TakenApart, channels: int) -> Maps:
     """Both blocks of the last stage cut; what is left is fitted to V1's maps again."""
     stage: Any = v1.model.backbone.stage3
-    first, layers, neck = list(stage[0]), list(stage[1]), cast(Any, v1.model.fusions[0])
+    neck: Any = v1.model.fusions[0]
+    first, layers = list(stage[0]), list(stage[1])
     inner = layers[2](layers[1](layers[0](stage[0](v1.raw[1]))))
     kept = important(first[4].weight, outgoing_norm(layers[3].weight), channels)
     outer = important(layers[4].weight, outgoing_norm(neck.laterals[2][0].weight), channels)
@@ -181,33 +178,25 @@ def main(
 ) -> None:
     """Measure and write."""
     store = PhotoStore(data, cache)
-    held_out = held_out_photos(store)
-    training = sorted(set(range(len(store))) - set(held_out))
-    chosen = [evenly(indices, photos) for indices in (training, held_out)]
-    images = torch.stack([padded(store[i].image) for indices in chosen for i in indices])
+    held_out = held_out_photos(store, limit=photos)
+    training, _ = store.split(VALIDATION_FRACTION, VALIDATION_SEED)
+    fitted = evenly(training, photos)
+    images = torch.stack([padded(store[int(i)].image) for i in (*fitted, *held_out)])
     with torch.no_grad():
-        v1 = TakenApart(load_v1(teacher).eval(), images, len(chosen[0]))
+        v1 = TakenApart(load_v1(teacher).eval(), images, len(fitted))
         rows = {name: v1.distances(change(v1)) for name, change in PARTS.items()}
         for path in weights:
             maps = load_v2(path).forward_with_features(images)[1]
             rows[detector_name(path)] = v1.distances(twin_maps(maps))
-    result = {"photos": len(chosen[1]), "columns": COLUMNS, "distance": rows}
+    result = {"photos": len(held_out), "columns": COLUMNS, "distance": rows}
     write_comparison(out, "twin_distance", result, markdown(result))
 
 
-def evenly(indices: list[int], count: int) -> list[int]:
-    """``count`` of them, evenly spread."""
-    places = np.unique(np.linspace(0, len(indices) - 1, count).round().astype(int))
-    return [indices[place] for place in places]
-
-
-def padded(image: np.typing.NDArray[np.uint8]) -> Tensor:
+def padded(image: ByteImage) -> Tensor:
     """RGB ``[3, SIDE, SIDE]``, 0..255: the long side brought to ``SIDE``, black right and below."""
-    height, width = image.shape[:2]
-    factor = SIDE / max(height, width)
-    size = (round(width * factor), round(height * factor))
+    width, height = fitted_size(image.shape[1], image.shape[0], SIDE)
     canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
-    canvas[: size[1], : size[0]] = cv2.resize(np.ascontiguousarray(image), size)
+    canvas[:height, :width] = resize_image(np.ascontiguousarray(image), width, height)
     return torch.from_numpy(canvas).permute(2, 0, 1).float()
 
 
@@ -216,7 +205,7 @@ def markdown(result: dict[str, Any]) -> str:
     rows = {name: [f"{x:.2f}" for x in row] for name, row in result["distance"].items()}
     note = (
         "Mean squared difference of a channel over its variance in V1, "
-        f"{result['photos']} held-out photos at 320 pixels; 0: V1's own maps, 1: no better than "
+        f"{result['photos']} held-out photos at {SIDE} pixels; 0: V1's own maps, 1: no better than "
         "the mean."
     )
     return detector_table(result["columns"], rows, note)

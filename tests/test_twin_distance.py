@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.twin_distance import PARTS, TakenApart
 from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.training.distillation import teacher_input
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,8 @@ def test_it_is_v1_that_was_taken_apart(v1: TakenApart) -> None:
     torch.manual_seed(0)
     model = FeatherFaceV1().eval()
     images = torch.rand(4, 3, 64, 64) * 255
-    means = torch.tensor([104.0, 117.0, 123.0])[None, :, None, None]
     with torch.no_grad():
-        maps = model.forward_with_features(images.flip(1) - means)[1]
+        maps = model.forward_with_features(teacher_input(images))[1]
     for ours, theirs in zip(v1.maps, [*maps.neck, *maps.context], strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 

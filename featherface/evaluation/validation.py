@@ -110,8 +110,13 @@ def held_out_photos(
     if not len(held_out):
         raise DataError(f"no photo is held out by a fraction of {fraction:g}: give more photos")
     if limit is not None and limit < len(held_out):
-        held_out = held_out[np.linspace(0, len(held_out) - 1, limit).round().astype(int)]
+        held_out = evenly(held_out, limit)
     return [int(index) for index in held_out]
+
+
+def evenly(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """``count`` of more ``indices``, spread evenly."""
+    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
 
 
 def score_validation(

@@ -30,13 +30,6 @@ from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
-class Lateral(nn.Sequential):
-    """1x1 convolution to the neck's width, batch normalisation."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
-
-
 class FeatherFaceV2(nn.Module):
     """The student; without arguments it is the configuration that the package ships."""
 
@@ -52,11 +45,16 @@ class FeatherFaceV2(nn.Module):
         weighted: bool = False,
     ) -> None:
         super().__init__()
+
+        def lateral(inputs: int) -> nn.Sequential:
+            convolution = nn.Conv2d(inputs, channels, 1, bias=False)
+            return nn.Sequential(convolution, nn.BatchNorm2d(channels))
+
         self.backbone = MobileNetV1(stage3_channels, stage2_channels=stage2_channels)
         widths = (64, stage2_channels, stage3_channels)
-        self.laterals = nn.ModuleList(Lateral(inputs, channels) for inputs in widths)
+        self.laterals = nn.ModuleList(lateral(inputs) for inputs in widths)
         self.second_laterals = nn.ModuleList(
-            Lateral(inputs, channels) for inputs in (widths[1:] if weighted else ())
+            lateral(inputs) for inputs in (widths[1:] if weighted else ())
         )
         self.fusions = nn.ModuleList(LightBiFPN(channels, weighted) for _ in range(fusions))
         self.attention = nn.ModuleList(

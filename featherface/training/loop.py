@@ -29,7 +29,7 @@ from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
-from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v1 import STAGE_CHANNELS, FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.models.pretrained import load_v1
@@ -328,8 +328,10 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         load_mean_weights(model, start.weights)
     elif start.weights is not None:
         load_weights(model, start.weights)
+    elif start.v1 is not None and config.model.stage2_channels == STAGE_CHANNELS[1]:
+        warm_start_from_v1(model, start.v1)
     elif start.v1 is not None:
-        whole = FeatherFaceV2(**config.model.model_dump() | {"stage2_channels": 128})
+        whole = FeatherFaceV2(**config.model.model_dump() | {"stage2_channels": STAGE_CHANNELS[1]})
         warm_start_from_v1(whole, start.v1)
         copy_with_narrower_stage2(model, whole)
     elif start.imagenet is not None:

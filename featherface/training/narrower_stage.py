@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.training.warm_start import important, outgoing_norm
-
-NEGATIVE_SLOPE = 0.1
-STATISTICS = ("weight", "bias", "running_mean", "running_var")
+from featherface.training.warm_start import STATISTICS, important, outgoing_norm
 
 
 @torch.no_grad()
 def copy_with_narrower_stage2(model: FeatherFaceV2, source: FeatherFaceV2) -> None:
     """Fill ``model``, which is as ``source`` but for fewer channels in stage 2, in place."""
+    own = model.state_dict()
+    same = {k: v for k, v in source.state_dict().items() if own[k].shape == v.shape}
+    model.load_state_dict(same, strict=False)
     blocks, old = layers(model.backbone.stage2), layers(source.backbone.stage2)
     width = len(blocks[0][3].weight)
     readers = [
@@ -47,17 +47,10 @@ def copy_with_narrower_stage2(model: FeatherFaceV2, source: FeatherFaceV2) -> No
         copy_pointwise(new, block, columns, kept)
     for lateral, theirs in readers:
         lateral[0].weight.copy_(theirs[0].weight[:, kept])
-        lateral[1].load_state_dict(theirs[1].state_dict())
         gone = mean_after(old[-1][4], 0.0)
         lateral[1].running_mean.sub_(lost(theirs[0].weight, gone, kept))
     copy_depthwise(after, old_after, kept)
     copy_pointwise(after, old_after, kept, torch.arange(len(old_after[3].weight)))
-    own = model.state_dict()
-    same = {k: v for k, v in source.state_dict().items() if own[k].shape == v.shape}
-    narrowed = ("backbone.stage2.", "backbone.stage3.0.", "laterals.1.", "second_laterals.0.")
-    model.load_state_dict(
-        {k: v for k, v in same.items() if not k.startswith(narrowed)}, strict=False
-    )
 
 
 def layers(module: nn.Module) -> list[Any]:
@@ -75,7 +68,7 @@ def copy_pointwise(new: Any, old: Any, columns: Tensor, rows: Tensor) -> None:
     """The 1x1 convolution of a block and its normalisation."""
     new[3].weight.copy_(old[3].weight[rows][:, columns])
     copy_statistics(new[4], old[4], rows)
-    gone = mean_after(old[1], NEGATIVE_SLOPE)
+    gone = mean_after(old[1], old[2].negative_slope)
     new[4].running_mean.sub_(lost(old[3].weight, gone, columns)[rows])
 
 

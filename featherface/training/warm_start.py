@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.bifpn import shares
 from featherface.models.modules.light_bifpn import FusionNode
 from featherface.models.weight_files import first_line
 from featherface.training.distillation import V1_CHANNEL_MEANS
@@ -27,6 +28,7 @@ from featherface.training.distillation import V1_CHANNEL_MEANS
 NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
 EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
 
+STATISTICS = ("weight", "bias", "running_mean", "running_var")
 V1_BIFPN_EPSILON = 1e-3
 
 # x + x * channel gate * spatial gate, both near a half.
@@ -152,13 +154,13 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
         for ours, theirs in NODES.items():
             node: FusionNode = getattr(fusion, ours)
             name = f"bifpn.{source}.{theirs}"
-            edges = state[f"bifpn.{source}.{EDGES[ours]}"].relu()
+            edges = state[f"bifpn.{source}.{EDGES[ours]}"]
             depthwise = state[f"{name}.depthwise_conv.conv.weight"]
             if node.edges is None:
                 depthwise = depthwise / len(edges)
             else:
                 # At stride 32 V1 normalises three weights and uses two.
-                node.edges.copy_((edges / (edges.sum() + 1e-4))[: len(node.edges)])
+                node.edges.copy_(shares(edges)[: len(node.edges)])
             node.depthwise.weight.copy_(depthwise)
             node.pointwise.weight.copy_(state[f"{name}.pointwise_conv.conv.weight"])
             copy_norm(
@@ -198,7 +200,7 @@ def copy_norm(
 
     ``epsilon`` is the one that the weights were learned with, if it was not ours.
     """
-    for part in ("weight", "bias", "running_mean", "running_var"):
+    for part in STATISTICS:
         values = state[f"{name}.{part}"]
         if part == "running_mean" and bias is not None:
             values = values - bias

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -56,28 +58,43 @@ class BiFPN(nn.Module):
         self.weights_out_32 = nn.Parameter(torch.ones(3))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        stride_8, stride_16, stride_32 = maps
-        second_16, second_32 = stride_16, stride_32
+        levels, second = maps, maps[1:]
         if self.laterals is not None and self.second_laterals is not None:
-            stride_8, stride_16, stride_32 = (
-                lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)
-            )
-            second_16, second_32 = (
-                lateral(x) for lateral, x in zip(self.second_laterals, maps[1:], strict=True)
-            )
-        middle = self.down_16(
-            fuse(self.weights_down_16, stride_16, upsample_to(stride_32, stride_16))
-        )
-        out_8 = self.out_8(fuse(self.weights_out_8, stride_8, upsample_to(middle, stride_8)))
-        out_16 = self.out_16(fuse(self.weights_out_16, second_16, middle, downsample(out_8)))
-        out_32 = self.out_32(fuse(self.weights_out_32, second_32, downsample(out_16)))
-        return [out_8, out_16, out_32]
+            levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+            second = [lateral(x) for lateral, x in zip(self.second_laterals, second, strict=True)]
+        return both_ways(levels, second, self.node)
+
+    def node(self, name: str, *maps: Tensor) -> Tensor:
+        """The node ``name`` on the maps that its edges bring."""
+        convolution: SeparableConv = getattr(self, name)
+        result: Tensor = convolution(fuse(getattr(self, f"weights_{name}"), *maps))
+        return result
+
+
+def both_ways(
+    levels: list[Tensor], second: list[Tensor], node: Callable[..., Tensor]
+) -> list[Tensor]:
+    """Top-down, then bottom-up, by ``node(name, *maps)``; ``second`` are the maps of strides 16
+    and 32 for the way up.
+    """
+    stride_8, stride_16, stride_32 = levels
+    second_16, second_32 = second
+    middle = node("down_16", stride_16, upsample_to(stride_32, stride_16))
+    out_8 = node("out_8", stride_8, upsample_to(middle, stride_8))
+    out_16 = node("out_16", second_16, middle, downsample(out_8))
+    out_32 = node("out_32", second_32, downsample(out_16))
+    return [out_8, out_16, out_32]
+
+
+def shares(weights: Tensor) -> Tensor:
+    """What the edges of a node weigh, positive and together one."""
+    weights = weights.relu()
+    return weights / (weights.sum() + EPSILON)
 
 
 def fuse(weights: Tensor, *maps: Tensor) -> Tensor:
     """Fast normalised fusion (EfficientDet, section 3.3), then swish."""
-    weights = weights.relu()
-    weights = weights / (weights.sum() + EPSILON)
+    weights = shares(weights)
     total = weights[0] * maps[0]
     for weight, x in zip(weights[1:], maps[1:], strict=False):
         total = total + weight * x

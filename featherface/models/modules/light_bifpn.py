@@ -1,9 +1,9 @@
 """Light BiFPN: top-down and bottom-up fusion of three levels.
 
-V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) with what it learned from the photo left out: the
-weights of the edges are numbers, not normalised anew for each photo, and the biases before a batch
-normalisation are gone. Swish stays by default: with ReLU in its place no training brought
-the maps back to V1's, and V1's context and heads read those.
+V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) weighs each edge and passes the sum through swish.
+Here a node is a plain sum, ReLU, depthwise 3x3, pointwise 1x1, batch normalisation, which saves
+passes over the maps and a second set of laterals. ``weighted`` keeps all that V1 has, its edges as
+numbers; its maps are V1's then, which no training of the plain one came near.
 """
 
 from __future__ import annotations
