@@ -164,6 +164,7 @@ PARTS: dict[str, Callable[[TakenApart], Maps]] = {
     "V1, one set of laterals": one_set_of_laterals,
     "V1, ReLU for swish": relu_for_swish,
     "V1, 128 channels in stage 3": partial(narrow_stage3, channels=128),
+    "V1, 80 channels in stage 3": partial(narrow_stage3, channels=80),
     "V1, 64 channels in stage 3": partial(narrow_stage3, channels=64),
 }
 

@@ -33,7 +33,13 @@ from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.weight_files import save_weights
 
-SMALL = {"channels": 16, "stage3_channels": 32, "fusions": 1}
+SMALL = {
+    "channels": 16,
+    "stage3_channels": 32,
+    "fusions": 1,
+    "weighted": True,
+    "light_ssh": 2,
+}
 MACHINE = {"cpu": "a processor"}
 
 
@@ -141,9 +147,11 @@ def test_effective_fields_lie_within_the_photo() -> None:
 
 
 def test_scores_cover_every_stage() -> None:
-    assert list(channel_scores(small_v2())) == list(STAGES)
+    grouped = FeatherFaceV2(**SMALL | {"light_ssh": 0})
+    assert list(channel_scores(grouped)) == list(STAGES)
     scores = channel_scores(small_v1())
-    assert "heads" not in scores  # V1's have no normalisation
+    for one in (scores, channel_scores(small_v2())):
+        assert set(STAGES) - set(one) == {"heads"}  # they have no normalisation
     assert scores["stage 3"].channels == 256 + 256
     model = small_v2()
     with torch.no_grad():
@@ -192,7 +200,7 @@ def test_finished_pruning_steps_are_not_measured_again(
     model = small_v2()
     first = pruning_curves(model, store, 0.4, 2, (0.5,), cache=tmp_path)
     assert 0 <= first.whole <= 1
-    assert set(first.by_stage) == set(STAGES)
+    assert set(first.by_stage) == set(stages_of(model))
 
     def never(*_: object) -> None:
         raise AssertionError("measured again")

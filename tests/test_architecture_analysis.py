@@ -48,7 +48,7 @@ def test_twins_count_what_the_models_hold() -> None:
     first, second = parameters_by_part(v1), parameters_by_part(v2)
     assert twins["context"].parameters == (first["context"] + first["shuffle"], second["context"])
     assert twins["heads"].parameters == (first["heads"], second["heads"])
-    fused = second["laterals"] + second["fusions"]
+    fused = second["laterals"] + second["second_laterals"] + second["fusions"]
     assert twins["laterals and fusion"].parameters == (first["fusions"], fused)
     assert all(work > 0 for twin in twins.values() for work in twin.multiply_adds)
 

@@ -114,6 +114,35 @@ def test_weighed_fusion_is_v1s_own() -> None:
                 torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
+@needs_weights
+def test_second_laterals_are_read_off_the_first() -> None:
+    """On inputs that do not correlate no linear map comes nearer; on average it is exact."""
+    first: Any = load_v1(WEIGHTS).fusions[0]
+    student = FeatherFaceV2(weighted=True).eval()
+    warm_start_from_v1(student, WEIGHTS)
+    convolution, norm = first.laterals[1]
+    spread = torch.randn(1, 128, 96, 96, generator=torch.Generator().manual_seed(0))
+    means = torch.linalg.lstsq(
+        convolution.weight.flatten(1), norm.running_mean - convolution.bias
+    ).solution
+    x = spread + means[:, None, None]
+    ours: Any = student.second_laterals[0]
+    with torch.no_grad():
+        one, two = first.laterals[1](x), first.second_laterals[0](x)
+        made = ours(one)
+        inputs = one.flatten(2)[0].T
+        ones = torch.ones(len(inputs), 1)
+        wanted = two.flatten(2)[0].T
+        fitted = torch.linalg.lstsq(torch.cat([inputs, ones], 1), wanted)
+        least = (torch.cat([inputs, ones], 1) @ fitted.solution - wanted).square().mean()
+    middle = made - made.mean((2, 3), keepdim=True) - two + two.mean((2, 3), keepdim=True)
+    assert middle.square().mean() < 1.05 * least
+    at_means = first.laterals[1][1].bias
+    with torch.no_grad():
+        answer = ours(at_means[None, :, None, None])[0, :, 0, 0]
+    torch.testing.assert_close(answer, first.second_laterals[0][1].bias, atol=1e-3, rtol=1e-3)
+
+
 def direct_loop(
     x: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, weight: torch.Tensor
 ) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,14 @@ from featherface.models.modules.channel_permutation import ShuffledPointwise, sh
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 
+LIGHT = {"stage3_channels": 80, "weighted": True, "light_ssh": 2}
 
-@pytest.fixture(scope="module")
-def model() -> FeatherFaceV2:
+
+@pytest.fixture(scope="module", params=[{}, LIGHT], ids=["grouped", "light"])
+def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
     torch.manual_seed(0)
-    model = FeatherFaceV2()
+    model = FeatherFaceV2(**request.param)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
@@ -38,8 +41,7 @@ def model() -> FeatherFaceV2:
     return model.eval()
 
 
-def test_has_at_most_250_000_parameters_and_one_gmac() -> None:
-    model = FeatherFaceV2().eval()
+def test_has_at_most_250_000_parameters_and_one_gmac(model: FeatherFaceV2) -> None:
     assert parameter_count(model) <= 250_000
     for graph in (model, model.deployed()):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -126,7 +128,8 @@ def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
 
 def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    save_weights(model, path, {"model": "FeatherFaceV2"})
+    light = json.dumps(LIGHT if len(model.second_laterals) else {})
+    save_weights(model, path, {"model": "FeatherFaceV2", "arguments": light})
     again = load_v2(path)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor)

@@ -68,3 +68,13 @@ def test_wider_face_recipe_distils(wider_tree: Path, tmp_path: Path) -> None:
     run_recipe("distill", "v2_wider.yaml", [*SMALL, *places, *teacher])
     header = (tmp_path / "runs" / "v2_wider" / "log.csv").read_text().splitlines()[0]
     assert "teacher_logits" in header
+
+
+@pytest.mark.skipif(not V1_WEIGHTS.exists(), reason="V1's weights are not here")
+def test_a_context_begins_on_v1s_maps(wider_tree: Path, tmp_path: Path) -> None:
+    places = [f"data.shards={wider_tree}", "data.layout=wider", f"output={tmp_path / 'runs'}"]
+    teacher = [f"start.v1={V1_WEIGHTS}", f"distillation.teacher={V1_WEIGHTS}"]
+    small = [*SMALL, "start.context_crops=16", "data.validation_fraction=0", "data.crop.mosaic=0"]
+    output = run_recipe("distill", "v2_light.yaml", [*small, *places, *teacher])
+    assert "from V1's after" in output
+    assert (tmp_path / "runs" / "v2_light" / "model.onnx").stat().st_size > 900_000

@@ -22,7 +22,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "stage 1": ("backbone.stage1",),
     "stage 2": ("backbone.stage2",),
     "stage 3": ("backbone.stage3",),
-    "neck": ("laterals", "fusions"),
+    "neck": ("laterals", "second_laterals", "fusions"),
     "context": ("context", "shuffle"),
     "heads": ("heads",),
 }

@@ -101,7 +101,7 @@ def file_megabytes(path: Path) -> float:
 def channel_importance(model: FeatherFaceV1) -> torch.Tensor:
     """Of V1's stage 3 channels: normalisation scale times the norm of what reads it, largest first.
 
-    It is what decides which 160 of the 256 V2 keeps (Liu et al., ICCV 2017).
+    It is what decides which of the 256 V2 keeps (Liu et al., ICCV 2017).
     """
     norm: Any = [m for m in model.backbone.stage3.modules() if isinstance(m, nn.BatchNorm2d)][-1]
     fusion: Any = model.fusions[0]

@@ -169,7 +169,8 @@ def _draw_heads(axes: Axes, column: Column) -> None:
         ("box", f"{ANCHORS_PER_CELL} × 4"),
         ("landmarks", f"{ANCHORS_PER_CELL} × 10"),
     )
-    shared = column.part.cells[0] == "1×1"
+    texts = column.part.cells
+    shared = texts[0] == "tower"
     x = column.left + CELL_PAD
     tower = 8.0
     if shared:
@@ -181,12 +182,12 @@ def _draw_heads(axes: Axes, column: Column) -> None:
         )  # fmt: skip
     else:
         for row in ROWS:
-            _cell(axes, x, row, tower, "1×1\n× 3", column)
+            _cell(axes, x, row, tower, texts[0], column)
     left = x + tower + 2.6
     for row in ROWS:
         for place, (name, values) in enumerate(outputs):
             y = row + (1 - place) * 2.75
-            if not shared and place == 0:
+            if texts[0].endswith("× 3") and place == 0:
                 values = f"{ANCHORS_PER_CELL} × 2"
             axes.text(left, y, name, size=10, color=INK, va="center")
             axes.text(column.right - 1.2, y, values, size=9.5, color=SOFT, va="center", ha="right")

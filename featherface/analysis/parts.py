@@ -60,22 +60,23 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, grouped SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, grouped or light SSH, grouped heads."""
     count = parameters_by_part(model)
-    width = model.heads.depthwise.in_channels
+    width = model.heads.predictors[0].in_channels
+    weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
     channels = [lateral[0].in_channels for lateral in model.laterals]  # type: ignore[index]
     return [
         backbone_part(count["backbone"], channels),
         Part(
             "Laterals",
             "1×1 convolutions",
-            count["laterals"],
+            count["laterals"] + count["second_laterals"],
             "levels",
             _cells(f"{n} → {width}" for n in channels),
         ),
         Part(
             f"Light BiFPN ×{len(model.fusions)}",
-            "plain sums, both ways",
+            "weighted, both ways" if weighted else "plain sums, both ways",
             count["fusions"],
             "fusion",
             _same(""),
@@ -88,18 +89,18 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             _same("channel\n× spatial gate"),
         ),
         Part(
-            "Grouped SSH",
-            "plain, in groups",
+            "Light SSH" if light else "Grouped SSH",
+            "separable" if light else "plain, in groups",
             count["context"],
             "levels",
-            _same("3×3 5×5 7×7\ngrouped"),
+            _same("3×3 3×3\nseparable" if light else "3×3 5×5 7×7\ngrouped"),
         ),
         Part(
             "Grouped heads",
-            "one tower for all strides",
+            "one a stride" if light else "one tower for all strides",
             count["heads"],
             "heads",
-            _same("1×1"),
+            _same("1×1\n× 1" if light else "tower"),
         ),
     ]
 

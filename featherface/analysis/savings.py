@@ -12,7 +12,7 @@ STAGES = ("backbone.stage1", "backbone.stage2", "backbone.stage3")
 # Part of V2, what of V1 it stands for, what of V2 it is.
 TWINS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("backbone, stage 3 narrower", STAGES, STAGES),
-    ("light BiFPN, laterals", ("fusions",), ("laterals", "fusions")),
+    ("light BiFPN, laterals", ("fusions",), ("laterals", "second_laterals", "fusions")),
     ("CBAM-lite", ("backbone_attention", "neck_attention"), ("attention",)),
     ("grouped SSH", ("context", "shuffle"), ("context",)),
     ("grouped heads", ("heads",), ("heads",)),

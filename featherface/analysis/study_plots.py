@@ -91,6 +91,9 @@ def channels_figure(study: ArchitectureStudy) -> Figure:
             label = f"{name}, {scores.channels} channels"
             plot.plot(places, scores.scales, color=NETWORK_COLOURS[name], label=label)
             plot.plot(places, scores.filter_norms, color=NETWORK_COLOURS[name], lw=1, ls=":")
+        if not plot.lines:  # no normalisation in either
+            plot.set_axis_off()
+            continue
         plot.axhline(1, color=SOFT, lw=0.8, alpha=0.5)
         plot.set_title(stage, fontsize=10, color=SOFT)
         plot.set(xlim=(0, 100), ylim=(0, 3))

@@ -159,7 +159,8 @@ def _channels(study: ArchitectureStudy) -> Iterator[str]:
         for scores in known.values():
             one = scores.get(stage)
             row += [str(one.channels), str(one.weak)] if one else ["–", "–"]
-        rows.append(row)
+        if any(stage in scores for scores in known.values()):
+            rows.append(row)
     yield from (*_table(heads, rows), "")
     yield "Weak: the normalisation's scale is under a tenth of its layer's mean."
     yield ""

@@ -164,9 +164,11 @@ def _fusions(model: BaselineV1 | FeatherFaceV2, side: int) -> tuple[int, int]:
         for channels, stride in zip(_backbone_channels(model), STRIDES, strict=True)
     ]
     if isinstance(model, FeatherFaceV2):
-        modules = [*model.laterals, *modules]
+        modules = [*model.laterals, *model.second_laterals, *modules]
         work += _work(list(model.laterals), levels)
         levels = [lateral(x) for lateral, x in zip(model.laterals, levels, strict=True)]
+        for lateral, x in zip(model.second_laterals, levels[1:], strict=False):
+            work += multiply_adds(lateral, x)
     for fusion in model.fusions:
         work += multiply_adds(fusion, levels)
         levels = fusion(levels)

@@ -31,13 +31,9 @@ class SeparableBlock(nn.Sequential):
 
 
 class MobileNetV1(nn.Module):
-    """Image ``[B, 3, H, W]`` to 64, ``stage2_channels`` and ``stage3_channels`` channels at strides
-    8, 16 and 32.
-    """
+    """Image ``[B, 3, H, W]`` to 64, 128 and ``stage3_channels`` channels at strides 8, 16, 32."""
 
-    def __init__(
-        self, stage3_channels: int = 256, negative_slope: float = 0.1, stage2_channels: int = 128
-    ) -> None:
+    def __init__(self, stage3_channels: int = 256, negative_slope: float = 0.1) -> None:
         super().__init__()
 
         def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
@@ -52,11 +48,11 @@ class MobileNetV1(nn.Module):
             separable(64, 64),
         )
         self.stage2 = nn.Sequential(
-            separable(64, stage2_channels, 2),
-            *(separable(stage2_channels, stage2_channels) for _ in range(5)),
+            separable(64, 128, 2),
+            *(separable(128, 128) for _ in range(5)),
         )
         self.stage3 = nn.Sequential(
-            separable(stage2_channels, stage3_channels, 2),
+            separable(128, stage3_channels, 2),
             separable(stage3_channels, stage3_channels),
         )
 

@@ -27,11 +27,17 @@ from featherface.models.modules.channel_permutation import ShuffledPointwise
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
+from featherface.models.modules.light_ssh import LightSSH
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
 class FeatherFaceV2(nn.Module):
-    """The student; without arguments it is the configuration that the package ships."""
+    """The student; without arguments it is the configuration that the package ships.
+
+    ``weighted`` keeps V1's fusion as it is, with second laterals that read the first, and
+    ``light_ssh`` puts so many separable blocks in the place of grouped SSH and the heads' tower:
+    with both, two blocks and 80 channels in the last stage V2 is nearer to V1.
+    """
 
     def __init__(
         self,
@@ -41,8 +47,8 @@ class FeatherFaceV2(nn.Module):
         ssh_groups: int = 4,
         head_groups: int = 2,
         attention: bool = True,
-        stage2_channels: int = 128,
         weighted: bool = False,
+        light_ssh: int = 0,
     ) -> None:
         super().__init__()
 
@@ -50,25 +56,27 @@ class FeatherFaceV2(nn.Module):
             convolution = nn.Conv2d(inputs, channels, 1, bias=False)
             return nn.Sequential(convolution, nn.BatchNorm2d(channels))
 
-        self.backbone = MobileNetV1(stage3_channels, stage2_channels=stage2_channels)
-        widths = (64, stage2_channels, stage3_channels)
-        self.laterals = nn.ModuleList(lateral(inputs) for inputs in widths)
+        self.backbone = MobileNetV1(stage3_channels)
+        self.laterals = nn.ModuleList(lateral(inputs) for inputs in (64, 128, stage3_channels))
         self.second_laterals = nn.ModuleList(
-            lateral(inputs) for inputs in (widths[1:] if weighted else ())
+            lateral(channels) for _ in (STRIDES[1:] if weighted else ())
         )
         self.fusions = nn.ModuleList(LightBiFPN(channels, weighted) for _ in range(fusions))
         self.attention = nn.ModuleList(
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
-        self.context = nn.ModuleList(GroupedSSH(channels, ssh_groups) for _ in STRIDES)
-        self.heads = GroupedHeads(channels, head_groups)
+        self.context = nn.ModuleList(
+            LightSSH(channels, light_ssh) if light_ssh else GroupedSSH(channels, ssh_groups)
+            for _ in STRIDES
+        )
+        self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
         backbone = self.backbone(image)
         maps = [x.relu() for x in backbone]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        again = [lateral(x) for lateral, x in zip(self.second_laterals, maps[1:], strict=False)]
+        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
         for fusion in self.fusions:
             levels, again = fusion(levels, again), []
         neck = [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]

@@ -23,10 +23,12 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Arguments of ``FeatherFaceV2``."""
 
-    stage2_channels: int = Field(128, gt=0)
     stage3_channels: int = Field(64, gt=0)
     weighted: bool = Field(
         False, description="fusion as in V1: weighed edges, swish, second laterals"
+    )
+    light_ssh: int = Field(
+        0, ge=0, description="separable blocks of context a level; 0: grouped SSH and a tower"
     )
     channels: int = Field(64, gt=0, multiple_of=8)
     fusions: int = Field(3, ge=1)
@@ -43,8 +45,8 @@ class StartConfig(Section):
     weights: Path | list[Path] | None = None
     v1: Path | None = None
     imagenet: Path | None = None
-    context: Path | None = Field(
-        None, description="a V2 file whose attention, context and heads are taken, after the others"
+    context_crops: int = Field(
+        0, ge=0, description="crops whose maps of V1 the context learns from before the first step"
     )
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"

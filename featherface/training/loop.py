@@ -29,7 +29,7 @@ from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
-from featherface.models.featherface_v1 import STAGE_CHANNELS, FeatherFaceV1
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.models.pretrained import load_v1
@@ -37,6 +37,7 @@ from featherface.models.weight_files import load_mean_weights, load_weights, sav
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
+from featherface.training.context_start import fit_context
 from featherface.training.distillation import (
     FeatureAdapters,
     compared_maps,
@@ -47,14 +48,12 @@ from featherface.training.distillation import (
 )
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
-from featherface.training.narrower_stage import copy_with_narrower_stage2
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
-from featherface.training.wider_groups import copy_context
 
 LOG_EVERY = 20
 
@@ -140,6 +139,20 @@ class Learner(nn.Module):
             return teacher(images, maps)
         return teacher.forward_with_features(teacher_input(images))
 
+    def maps_of_teacher(self, images: Tensor) -> FeatureMaps:
+        """The teacher's maps for RGB ``images``.
+
+        Raises:
+            ConfigError: it shows none.
+        """
+        maps = self.ask_teacher(images, maps=True)[1] if self.teacher else None
+        if maps is None:
+            raise ConfigError(
+                "start.context_crops: needs V1's weights as distillation.teacher, whose maps the "
+                "context learns from"
+            )
+        return maps
+
 
 Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
 
@@ -179,6 +192,8 @@ def train(
     teacher = open_teacher(config, on_cpu=fabric.device.type == "cpu")
     freeze(student, config.start.frozen_blocks)
     learner = Learner(student, config, teacher)
+    if isinstance(teacher, nn.Module):
+        teacher.to(fabric.device)
     # The stubs of PyTorch 2.13 lack this form of the call.
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = moving_average(student, config.optimiser.ema)
@@ -194,9 +209,14 @@ def train(
     optimiser = make_optimiser(learner, config)
     if state:
         optimiser.load_state_dict(state["optimiser"])
+    elif config.start.context_crops:
+        quiet = report if fabric.is_global_zero else lambda _: None
+        learner.to(fabric.device)
+        fit_context(
+            student.context, learner.maps_of_teacher, config, store, training_indices, quiet
+        )
+        average.module.load_state_dict(student.state_dict())
     wrapped, optimiser = fabric.setup(learner, optimiser)
-    if isinstance(teacher, nn.Module):
-        teacher.to(fabric.device)
     average.to(fabric.device)
     if fabric.is_global_zero:
         report(
@@ -328,16 +348,10 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         load_mean_weights(model, start.weights)
     elif start.weights is not None:
         load_weights(model, start.weights)
-    elif start.v1 is not None and config.model.stage2_channels == STAGE_CHANNELS[1]:
-        warm_start_from_v1(model, start.v1)
     elif start.v1 is not None:
-        whole = FeatherFaceV2(**config.model.model_dump() | {"stage2_channels": STAGE_CHANNELS[1]})
-        warm_start_from_v1(whole, start.v1)
-        copy_with_narrower_stage2(model, whole)
+        warm_start_from_v1(model, start.v1)
     elif start.imagenet is not None:
         warm_start_from_imagenet(model, start.imagenet)
-    if start.context is not None:
-        copy_context(model, start.context)
     return model
 
 

@@ -136,12 +136,10 @@ def outgoing_norm(readers: Tensor) -> Tensor:
 
 def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
     """Laterals and V1's three BiFPN layers, or the first and the last where there are two."""
-    names = [f"p{level}_down_channel" for level in (3, 4, 5)]
-    names += [f"p{level}_down_channel_2" for level in (4, 5)]
-    for lateral, layer in zip([*model.laterals, *model.second_laterals], names, strict=False):
-        name = f"bifpn.0.{layer}"
+    for level, lateral in zip((3, 4, 5), model.laterals, strict=True):
+        name = f"bifpn.0.p{level}_down_channel"
         weight = state[f"{name}.0.conv.weight"]
-        if "p5" in layer and kept is not None:
+        if level == 5 and kept is not None:
             weight = weight[:, kept]
         parts: list[Any] = list(lateral.children())
         convolution, norm = parts
@@ -149,6 +147,8 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
             return
         convolution.weight.copy_(GATED * weight)
         copy_norm(norm, state, f"{name}.1", None, state[f"{name}.0.conv.bias"], V1_BIFPN_EPSILON)
+    for level, lateral in zip((4, 5), model.second_laterals, strict=False):
+        copy_second_lateral(lateral, state, f"bifpn.0.p{level}_down_channel")
     sources = {1: (0,), 2: (0, 2), 3: (0, 1, 2)}.get(len(model.fusions), (0,))
     for fusion, source in zip(model.fusions, sources, strict=False):
         for ours, theirs in NODES.items():
@@ -171,6 +171,23 @@ def copy_neck(model: FeatherFaceV2, state: State, kept: Tensor | None) -> None:
                 state[f"{name}.pointwise_conv.conv.bias"],
                 V1_BIFPN_EPSILON,
             )
+
+
+def copy_second_lateral(lateral: Any, state: State, first: str) -> None:
+    """V1's second lateral read off its ``first``: the best linear map for inputs that do not
+    correlate; exact on average.
+    """
+    scaled = []
+    for name in (first, f"{first}_2"):
+        scale = (
+            state[f"{name}.1.weight"] / (state[f"{name}.1.running_var"] + V1_BIFPN_EPSILON).sqrt()
+        )
+        scaled.append(scale[:, None] * state[f"{name}.0.conv.weight"].flatten(1))
+    convolution, norm = lateral
+    weight = scaled[1] @ torch.linalg.pinv(scaled[0])
+    convolution.weight.copy_(weight[:, :, None, None])
+    norm.running_mean.copy_(weight @ state[f"{first}.1.bias"])
+    norm.bias.copy_(state[f"{first}_2.1.bias"])
 
 
 def copy_heads(model: FeatherFaceV2, state: State) -> None:

@@ -22,15 +22,23 @@ VALUES = (1, 4, 10)
 
 
 class GroupedHeads(nn.Module):
-    """Maps ``[B, C, H/s, W/s]`` at strides 8, 16, 32 to ``HeadOutputs`` over all anchors."""
+    """Maps ``[B, C, H/s, W/s]`` at strides 8, 16, 32 to ``HeadOutputs`` over all anchors.
 
-    def __init__(self, channels: int, groups: int = 2, face_prior: float = 0.01) -> None:
+    ``groups`` are those of the tower; None for no tower.
+    """
+
+    def __init__(self, channels: int, groups: int | None, face_prior: float = 0.01) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
-        levels = [ShuffledPointwise(channels, channels, groups) for _ in STRIDES]
-        for level in levels[1:]:
-            level.conv = levels[0].conv  # one set of weights, a batch normalisation a level
-        self.tower = nn.ModuleList(levels)
+        self.depthwise: nn.Module | None = None
+        self.tower = nn.ModuleList()
+        if groups is not None:
+            self.depthwise = nn.Conv2d(
+                channels, channels, 3, padding=1, groups=channels, bias=False
+            )
+            levels = [ShuffledPointwise(channels, channels, groups) for _ in STRIDES]
+            for level in levels[1:]:
+                level.conv = levels[0].conv  # one set of weights, a batch normalisation a level
+            self.tower.extend(levels)
         predictors = [nn.Conv2d(channels, ANCHORS_PER_CELL * sum(VALUES), 1) for _ in STRIDES]
         for predictor in predictors:
             start = torch.zeros(predictor.out_channels)
@@ -41,6 +49,8 @@ class GroupedHeads(nn.Module):
 
     def towers(self, levels: list[Tensor]) -> list[Tensor]:
         """The maps that the predictors read, ``[B, C, H/s, W/s]`` a level."""
+        if self.depthwise is None:
+            return levels
         return [x + mix(self.depthwise(x)) for x, mix in zip(levels, self.tower, strict=True)]
 
     def predict(self, towers: list[Tensor]) -> HeadOutputs:

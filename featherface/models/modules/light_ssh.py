@@ -1,0 +1,30 @@
+"""Light SSH: the context of a level by separable 3x3 convolutions in a row.
+
+SSH (Najibi et al., ICCV 2017) stacks 3x3 convolutions for a wider view of each cell, V1 makes each
+of them deformable and sends the result through a bottleneck. A few separable blocks (depthwise 3x3,
+pointwise 1x1) fit V1's context better than grouped convolutions of more parameters do, and compute
+less.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from featherface.models.modules.ssh import NEGATIVE_SLOPE
+
+
+class LightSSH(nn.Sequential):
+    """Map ``[B, C, H, W]`` to ``[B, C, H, W]``, none of it negative, as V1's context is."""
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        layers: list[nn.Module] = []
+        for _ in range(blocks):
+            layers += [
+                nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+            ]
+        super().__init__(*layers)
