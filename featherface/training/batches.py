@@ -70,6 +70,13 @@ def crop_settings(config: RunConfig, side: int) -> CropSettings:
     )
 
 
+def crops_of_side(config: RunConfig, store: Any, indices: np.ndarray, side: int) -> CropDataset:
+    """The run's crops of ``side`` pixels, by their number."""
+    weights = sample_weights(store, indices, config.data.source_weights)
+    crop = TrainingCrop(side, crop_settings(config, side))
+    return CropDataset(store, indices, crop, config.seed, weights)
+
+
 def total_batches(config: RunConfig, world: int = 1) -> int:
     """Steps of a run: its images over the crops of a step."""
     return max(1, round(config.images / (config.batch * world)))
@@ -79,18 +86,8 @@ def make_loader(
     config: RunConfig, store: Any, indices: np.ndarray, first_batch: int, rank: int, world: int
 ) -> DataLoader[Batch]:
     """The loader of a run from ``first_batch`` on."""
-    weights = sample_weights(store, indices, config.data.source_weights)
     crops = SizedCrops(
-        {
-            side: CropDataset(
-                store,
-                indices,
-                TrainingCrop(side, crop_settings(config, side)),
-                config.seed,
-                weights,
-            )
-            for side, _ in config.data.sizes
-        }
+        {side: crops_of_side(config, store, indices, side) for side, _ in config.data.sizes}
     )
     workers = config.data.workers
     return DataLoader(

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherface.data.augmentation import Photos, TrainingCrop, sample_weights
-from featherface.data.dataset import CropDataset, collate
+from featherface.data.augmentation import Photos
+from featherface.data.dataset import collate
 from featherface.models.outputs import FeatureMaps
-from featherface.training.batches import crop_settings
+from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig
 from featherface.training.distillation import twin_distance
 
@@ -75,13 +75,7 @@ def maps_of_crops(
     device: torch.device,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """V1's neck and context at three strides, float16 ``[N, C, H, W]`` each."""
-    crops = CropDataset(
-        store,
-        indices,
-        TrainingCrop(SIDE, crop_settings(config, SIDE)),
-        config.seed,
-        sample_weights(store, indices, config.data.source_weights),
-    )
+    crops = crops_of_side(config, store, indices, SIDE)
     necks, contexts = [], []
     for first in range(0, config.start.context_crops, BATCH):
         samples = [crops[AFTER_SAMPLES + first + i] for i in range(BATCH)]
