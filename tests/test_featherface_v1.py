@@ -89,7 +89,7 @@ def test_warm_start_takes_over_what_v1_computes() -> None:
         ours = student.backbone(image)
     inner = (..., slice(5, 11), slice(5, 11))
     torch.testing.assert_close(ours[0][inner], theirs[0][inner], atol=1e-3, rtol=1e-3)
-    assert ours[2].shape[1] == 64
+    assert ours[2].shape[1] == 80
     for ours_fusion, theirs_fusion in zip(student.fusions, teacher.fusions, strict=True):
         torch.testing.assert_close(
             ours_fusion.out_8.pointwise.weight, theirs_fusion.out_8.pointwise.weight
@@ -100,7 +100,7 @@ def test_warm_start_takes_over_what_v1_computes() -> None:
 def test_weighed_fusion_is_v1s_own() -> None:
     """All three layers, on the laterals that V1 has."""
     teacher = load_v1(WEIGHTS)
-    student = FeatherFaceV2(weighted=True).eval()
+    student = FeatherFaceV2().eval()
     warm_start_from_v1(student, WEIGHTS)
     torch.manual_seed(0)
     maps = [torch.rand(1, c, s, s) for c, s in ((64, 16), (128, 8), (256, 4))]
@@ -118,7 +118,7 @@ def test_weighed_fusion_is_v1s_own() -> None:
 def test_second_laterals_are_read_off_the_first() -> None:
     """On inputs that do not correlate no linear map comes nearer; on average it is exact."""
     first: Any = load_v1(WEIGHTS).fusions[0]
-    student = FeatherFaceV2(weighted=True).eval()
+    student = FeatherFaceV2().eval()
     warm_start_from_v1(student, WEIGHTS)
     convolution, norm = first.laterals[1]
     spread = torch.randn(1, 128, 96, 96, generator=torch.Generator().manual_seed(0))

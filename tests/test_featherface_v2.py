@@ -159,3 +159,11 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"not weights")
     with pytest.raises(WeightsError, match="safetensors"):
         load_v2(path)
+
+
+def test_a_file_from_before_an_argument_is_built_as_it_was(tmp_path: Path) -> None:
+    """The grouped V2's files say nothing of the fusion and the context that came after it."""
+    path = tmp_path / "grouped.safetensors"
+    grouped = FeatherFaceV2(stage3_channels=64, weighted=False, light_ssh=0)
+    save_weights(grouped, path, {"model": "FeatherFaceV2", "arguments": '{"channels": 64}'})
+    assert parameter_count(load_v2(path)) == parameter_count(grouped) == 248_124

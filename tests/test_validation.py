@@ -141,7 +141,7 @@ def test_the_command_takes_safetensors(shards: Path, tmp_path: Path) -> None:
     from featherface.models.weight_files import save_weights
 
     model = FeatherFaceV2(channels=16, stage3_channels=32)
-    arguments = '{"channels": 16, "stage3_channels": 32}'
+    arguments = '{"channels": 16, "stage3_channels": 32, "weighted": true, "light_ssh": 2}'
     save_weights(model, tmp_path / "small.safetensors", {"arguments": arguments})
     result = CliRunner().invoke(
         app,

@@ -60,7 +60,7 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, grouped or light SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, light SSH, grouped heads."""
     count = parameters_by_part(model)
     width = model.heads.predictors[0].in_channels
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None

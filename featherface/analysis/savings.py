@@ -14,7 +14,7 @@ TWINS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("backbone, stage 3 narrower", STAGES, STAGES),
     ("light BiFPN, laterals", ("fusions",), ("laterals", "second_laterals", "fusions")),
     ("CBAM-lite", ("backbone_attention", "neck_attention"), ("attention",)),
-    ("grouped SSH", ("context", "shuffle"), ("context",)),
+    ("light SSH", ("context", "shuffle"), ("context",)),
     ("grouped heads", ("heads",), ("heads",)),
     (BETWEEN, (BETWEEN,), (BETWEEN,)),
 )

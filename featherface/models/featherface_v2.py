@@ -1,12 +1,12 @@
 """FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
-      backbone          MobileNetV1 x0.25, third stage cut from 256 to 64 channels
-      laterals          1x1 convolutions to 64 channels at strides 8, 16, 32
-      light BiFPN x3    top-down and bottom-up, plain sums
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels
+      laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
+      light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
-      grouped SSH       3x3, 5x5, 7x7 context
-      grouped heads     a shared tower, one 1x1 convolution a level
+      light SSH         two separable blocks a level
+      grouped heads     one 1x1 convolution a level for class, box and landmarks
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
 
 Follows FeatherFace (Kim, Jung, Kim, Electronics 2025, 14(3), 517), whose anchors it keeps, so that
@@ -34,21 +34,20 @@ from featherface.models.outputs import FeatureMaps, HeadOutputs
 class FeatherFaceV2(nn.Module):
     """The student; without arguments it is the configuration that the package ships.
 
-    ``weighted`` keeps V1's fusion as it is, with second laterals that read the first, and
-    ``light_ssh`` puts so many separable blocks in the place of grouped SSH and the heads' tower:
-    with both, two blocks and 80 channels in the last stage V2 is nearer to V1.
+    ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
+    plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
     """
 
     def __init__(
         self,
-        stage3_channels: int = 64,
+        stage3_channels: int = 80,
         channels: int = 64,
         fusions: int = 3,
         ssh_groups: int = 4,
         head_groups: int = 2,
         attention: bool = True,
-        weighted: bool = False,
-        light_ssh: int = 0,
+        weighted: bool = True,
+        light_ssh: int = 2,
     ) -> None:
         super().__init__()
 

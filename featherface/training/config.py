@@ -23,12 +23,12 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Arguments of ``FeatherFaceV2``."""
 
-    stage3_channels: int = Field(64, gt=0)
+    stage3_channels: int = Field(80, gt=0)
     weighted: bool = Field(
-        False, description="fusion as in V1: weighed edges, swish, second laterals"
+        True, description="fusion as in V1: weighed edges, swish, second laterals"
     )
     light_ssh: int = Field(
-        0, ge=0, description="separable blocks of context a level; 0: grouped SSH and a tower"
+        2, ge=0, description="separable blocks of context a level; 0: grouped SSH and a tower"
     )
     channels: int = Field(64, gt=0, multiple_of=8)
     fusions: int = Field(3, ge=1)

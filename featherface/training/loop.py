@@ -1,8 +1,8 @@
 """Train or distil V2.
 
     featherface train   --config configs/v2.yaml
-    featherface distill --config configs/v2_distill.yaml
-    featherface distill --config configs/v2_distill.yaml --devices 4     # DDP on four GPUs
+    featherface distill --config configs/v2_light.yaml
+    featherface distill --config configs/v2_light.yaml --devices 4     # DDP on four GPUs
 
 A run writes ``runs/NAME``: ``last.ckpt`` and ``average.safetensors`` (the moving average of the
 weights so far) every few minutes, ``log.csv``, TensorBoard, and at the end ``model.safetensors``

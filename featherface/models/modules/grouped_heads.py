@@ -1,10 +1,11 @@
-"""Grouped heads: one tower for all levels and tasks, then one 1x1 convolution a level.
+"""Grouped heads: one 1x1 convolution a level for class, box and landmarks.
 
-V1 has nine convolutions for three levels and three tasks (class, box, landmarks). Here the tower
-(depthwise 3x3, grouped 1x1) is shared by the levels, as faces of all sizes look alike at the scale
-of their anchors; each level keeps a batch normalisation of its own, because their statistics
-differ (SCRFD, Guo et al., ICLR 2022, shares its heads in the same way). One logit says face or
-not: it equals the difference of V1's two logits, so softmax and sigmoid agree.
+V1 has nine convolutions for three levels and three tasks. One logit says face or not: it equals the
+difference of V1's two logits, so softmax and sigmoid agree.
+
+The grouped V2 had a tower before them (depthwise 3x3, 1x1 in groups) that the levels shared, as
+faces of all sizes look alike at the scale of their anchors, with a batch normalisation for each,
+because their statistics differ (SCRFD, Guo et al., ICLR 2022, shares its heads in the same way).
 """
 
 from __future__ import annotations

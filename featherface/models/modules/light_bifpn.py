@@ -1,9 +1,8 @@
 """Light BiFPN: top-down and bottom-up fusion of three levels.
 
-V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) weighs each edge and passes the sum through swish.
-Here a node is a plain sum, ReLU, depthwise 3x3, pointwise 1x1, batch normalisation, which saves
-passes over the maps and a second set of laterals. ``weighted`` keeps all that V1 has, its edges as
-numbers; its maps are V1's then, which no training of the plain one came near.
+V1's BiFPN (EfficientDet, Tan et al., CVPR 2020) with its edges as numbers, so that V1's weights
+make V1's maps. The grouped V2 did with plain sums and ReLU (``weighted=False``), which saves passes
+over the maps and the second laterals; no training brought its maps near V1's.
 """
 
 from __future__ import annotations

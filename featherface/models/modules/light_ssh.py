@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from featherface.models.backbone import SeparableBlock
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
 
 
@@ -19,12 +20,6 @@ class LightSSH(nn.Sequential):
     def __init__(self, channels: int, blocks: int) -> None:
         layers: list[nn.Module] = []
         for _ in range(blocks):
-            layers += [
-                nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-                nn.Conv2d(channels, channels, 1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(inplace=True),
-            ]
+            block = SeparableBlock(channels, channels, 1, NEGATIVE_SLOPE)
+            layers += [*list(block)[:-1], nn.ReLU(inplace=True)]
         super().__init__(*layers)
