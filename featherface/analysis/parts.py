@@ -100,7 +100,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             "one a stride" if light else "one tower for all strides",
             count["heads"],
             "heads",
-            _same("1×1\n× 1" if light else "tower"),
+            _same("1×1" if light else "tower"),
         ),
     ]
 
