@@ -463,7 +463,7 @@ def test_resumed_loader_goes_on() -> None:
             assert torch.equal(one, other)
     assert whole[0].images.shape == (4, 3, 96, 96)
     assert whole[0].images.dtype == torch.uint8
-    assert whole[0].landmarks[0].shape[1:] == (5, 2)
+    assert whole[0].landmarks.shape[1:] == (5, 2)
 
 
 def test_ranks_share_the_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherface.anchors import make_anchors
+from featherface.data.dataset import Batch
 from featherface.errors import ConfigError
 from featherface.models.outputs import HeadOutputs
 from featherface.training.box_coding import (
@@ -42,6 +44,24 @@ ANCHORS = torch.tensor(make_anchors(128, 128))
 side = st.floats(4, 100)
 
 
+def match_fixed(
+    boxes: torch.Tensor,
+    match: Callable[..., torch.Tensor] = match_retinaface,
+    crops: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The matching of faces, all on one crop or on those that ``crops`` says."""
+    crops = torch.zeros(len(boxes), dtype=torch.long) if crops is None else crops
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    count = int(crops.max()) + 1 if len(crops) else 1
+    return match(pairwise_iou(boxes, corners(ANCHORS)), areas, crops, count)
+
+
+def make_batch(boxes: torch.Tensor, landmarks: torch.Tensor) -> Batch:
+    """One crop of sure faces."""
+    crops = torch.zeros(len(boxes), dtype=torch.long)
+    return Batch(torch.zeros(1, 3, 128, 128), boxes, torch.ones(len(boxes)), landmarks, crops)
+
+
 @st.composite
 def faces(draw: st.DrawFn) -> torch.Tensor:
     """One to five boxes in a picture of 128 pixels."""
@@ -56,7 +76,7 @@ def faces(draw: st.DrawFn) -> torch.Tensor:
 @settings(deadline=None, max_examples=50)
 @given(faces())
 def test_retinaface_matches_by_overlap(boxes: torch.Tensor) -> None:
-    matched = match_retinaface(ANCHORS, boxes)
+    matched = match_fixed(boxes)[0]
     iou = pairwise_iou(boxes, corners(ANCHORS))
     best = iou.max(0).values
     assert (matched[best >= 0.35] >= 0).all()
@@ -69,20 +89,20 @@ def test_retinaface_matches_by_overlap(boxes: torch.Tensor) -> None:
 @settings(deadline=None, max_examples=50)
 @given(faces())
 def test_compensated_matching_adds_to_retinafaces(boxes: torch.Tensor) -> None:
-    fixed, matched = match_retinaface(ANCHORS, boxes), match_compensated(ANCHORS, boxes)
+    fixed, matched = match_fixed(boxes)[0], match_fixed(boxes, match_compensated)[0]
     assert (matched[fixed >= 0] == fixed[fixed >= 0]).all()
     iou = pairwise_iou(boxes, corners(ANCHORS))
     added = ((matched >= 0) & (fixed < 0)).nonzero().flatten()
     assert (iou[matched[added], added] >= 0.1).all()
-    lone = match_compensated(ANCHORS, boxes[:1])
+    lone = match_fixed(boxes[:1], match_compensated)[0]
     within_reach = int((iou[0] >= 0.1).sum())
     assert (lone == 0).sum() >= min(3, within_reach)
 
 
 def test_compensated_matching_gives_a_tiny_face_its_neighbours() -> None:
     tiny = torch.tensor([[43.0, 43, 53, 53]])
-    assert (match_retinaface(ANCHORS, tiny) == 0).sum() == 1
-    chosen = ANCHORS[match_compensated(ANCHORS, tiny) == 0]
+    assert (match_fixed(tiny) == 0).sum() == 1
+    chosen = ANCHORS[match_fixed(tiny, match_compensated)[0] == 0]
     assert len(chosen) == 3
     assert (chosen[:, 2] == 16).all()
 
@@ -101,24 +121,55 @@ def test_dynamic_matching_gives_each_lone_face_an_anchor_near_it(boxes: torch.Te
 
 def test_matching_nothing_is_all_background() -> None:
     none = torch.zeros(0, 4)
-    assert (match_retinaface(ANCHORS, none) == BACKGROUND).all()
-    assert (match_compensated(ANCHORS, none) == BACKGROUND).all()
+    assert (match_fixed(none) == BACKGROUND).all()
+    assert (match_fixed(none, match_compensated) == BACKGROUND).all()
     logits, predicted = torch.zeros(len(ANCHORS)), corners(ANCHORS)
     assert (match_dynamic(ANCHORS, none, logits, predicted) == BACKGROUND).all()
 
 
+@pytest.mark.parametrize("match", [match_retinaface, match_compensated])
+@settings(deadline=None, max_examples=25)
+@given(st.lists(faces(), min_size=1, max_size=3))
+def test_a_batch_matches_as_its_crops_do(
+    match: Callable[..., torch.Tensor], pictures: list[torch.Tensor]
+) -> None:
+    counts = torch.tensor([len(boxes) for boxes in pictures])
+    crops = torch.arange(len(pictures)).repeat_interleave(counts)
+    together = match_fixed(torch.cat(pictures), match, crops)
+    first = 0
+    for matched, boxes in zip(together, pictures, strict=True):
+        alone = match_fixed(boxes, match)[0]
+        expected = torch.where(alone > BACKGROUND, alone + first, BACKGROUND)
+        torch.testing.assert_close(matched, expected)
+        first += len(boxes)
+
+
+def test_the_smaller_of_two_faces_keeps_their_best_anchor() -> None:
+    large = torch.tensor([36.0, 36, 60, 60])
+    small = torch.tensor([42.0, 42, 54, 54])
+    for boxes, index in ((torch.stack([large, small]), 1), (torch.stack([small, large]), 0)):
+        matched = match_fixed(boxes)[0]
+        at = (ANCHORS[:, 2] == 16) & ((ANCHORS[:, :2] - 44).abs().amax(1) == 0)
+        assert matched[at].item() == index
+
+
 def test_doubtful_faces_take_background_out_and_leave_faces() -> None:
-    boxes = torch.tensor([[40.0, 40, 72, 72]])
-    matched = match_retinaface(ANCHORS, boxes)
+    boxes = torch.tensor([[40.0, 40, 72, 72], [38.0, 38, 70, 70], [100, 100, 106, 106]])
+    matched = match_fixed(boxes[:1])
     ignored = ignore_doubtful(
-        matched, ANCHORS, torch.tensor([[38.0, 38, 70, 70], [100, 100, 106, 106]])
+        matched,
+        ANCHORS,
+        boxes,
+        pairwise_iou(boxes, corners(ANCHORS)),
+        torch.zeros(3, dtype=torch.long),
+        torch.tensor([False, True, True]),
     )
     assert (ignored[matched >= 0] == matched[matched >= 0]).all()
     assert (ignored == IGNORED).any()
     near_tiny = (ANCHORS[:, :2] - 103).abs().amax(1) < 6
-    assert (ignored[near_tiny & (ANCHORS[:, 2] == 16)] == IGNORED).all()
+    assert (ignored[0, near_tiny & (ANCHORS[:, 2] == 16)] == IGNORED).all()
     far = (ANCHORS[:, 0] < 20) & (ANCHORS[:, 1] > 100) & (ANCHORS[:, 2] <= 32)
-    assert (ignored[far] == BACKGROUND).all()
+    assert (ignored[0, far] == BACKGROUND).all()
 
 
 @pytest.mark.parametrize("kind", ["eiou", "giou"])
@@ -133,27 +184,24 @@ def test_box_loss_is_zero_on_the_target_and_pulls_towards_it(kind: str) -> None:
 
 
 def test_perfect_outputs_have_the_least_loss() -> None:
-    boxes = [torch.tensor([[20.0, 20, 60, 64]])]
-    scores = [torch.ones(1)]
-    landmarks = [torch.tensor([[[30.0, 35], [50, 35], [40, 45], [32, 55], [48, 55]]])]
+    boxes = torch.tensor([[20.0, 20, 60, 64]])
+    landmarks = torch.tensor([[[30.0, 35], [50, 35], [40, 45], [32, 55], [48, 55]]])
     shape = (1, len(ANCHORS))
     guess = HeadOutputs(torch.zeros(shape), torch.zeros(*shape, 4), torch.zeros(*shape, 10))
-    targets = match_batch(guess, ANCHORS, boxes, scores, landmarks, "retinaface")
+    targets = match_batch(guess, ANCHORS, make_batch(boxes, landmarks), "retinaface")
     before = label_losses(guess, ANCHORS, targets, LossConfig())
     face = targets.face[0]
     place = ANCHORS[face]
     perfect = HeadOutputs(
         torch.where(targets.face, 9.0, -9.0), torch.zeros(*shape, 4), torch.zeros(*shape, 10)
     )
-    centre = (boxes[0][:, :2] + boxes[0][:, 2:]) / 2
-    size = boxes[0][:, 2:] - boxes[0][:, :2]
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    size = boxes[:, 2:] - boxes[:, :2]
     perfect.box_deltas[0, face, :2] = (centre - place[:, :2]) / (0.1 * place[:, 2:])
     perfect.box_deltas[0, face, 2:] = (size / place[:, 2:]).log() / 0.2
-    perfect.landmark_deltas[0, face] = encode_landmarks(
-        landmarks[0].expand(len(place), 5, 2), place
-    )
+    perfect.landmark_deltas[0, face] = encode_landmarks(landmarks.expand(len(place), 5, 2), place)
     torch.testing.assert_close(
-        decode_boxes(perfect.box_deltas[0, face], place), boxes[0].expand(len(place), 4)
+        decode_boxes(perfect.box_deltas[0, face], place), boxes.expand(len(place), 4)
     )
     after = label_losses(perfect, ANCHORS, targets, LossConfig())
     for name, value in after.items():
@@ -167,13 +215,9 @@ def test_missing_landmarks_cost_nothing_and_break_nothing() -> None:
         torch.zeros(*shape, 4, requires_grad=True),
         torch.zeros(*shape, 10, requires_grad=True),
     )
-    targets = match_batch(
-        outputs,
-        ANCHORS,
-        [torch.tensor([[20.0, 20, 60, 64]])],
-        [torch.ones(1)],
-        [torch.full((1, 5, 2), float("nan"))],
-    )
+    box = torch.tensor([[20.0, 20, 60, 64]])
+    batch = make_batch(box, torch.full((1, 5, 2), float("nan")))
+    targets = match_batch(outputs, ANCHORS, batch)
     losses = label_losses(outputs, ANCHORS, targets, LossConfig())
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert losses["landmarks"].item() == 0

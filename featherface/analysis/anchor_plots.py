@@ -14,6 +14,7 @@ from featherface.boxes import box_iou
 from featherface.data.augmentation import FACE_SCORE
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.images import padded_size
+from featherface.training.box_coding import corners, pairwise_iou
 from featherface.training.matching import BACKGROUND, match_retinaface
 
 
@@ -27,7 +28,11 @@ def matching_plot(photo: LabelledPhoto) -> Figure:
     """The photo with every anchor that RetinaFace's matching gives to a face, stride by stride."""
     anchors = anchors_of(photo.image)
     boxes = photo.boxes[photo.scores >= FACE_SCORE]
-    matched = match_retinaface(torch.tensor(anchors), torch.tensor(boxes)).numpy()
+    faces = torch.tensor(boxes)
+    iou = pairwise_iou(faces, corners(torch.tensor(anchors)))
+    areas = (faces[:, 2:] - faces[:, :2]).prod(1)
+    only_crop = torch.zeros(len(faces), dtype=torch.long)
+    matched = match_retinaface(iou, areas, only_crop, 1)[0].numpy()
     figure, axes = new_figure(1, 3, 11.0, 4.2)
     for plot, stride, sizes, colour in zip(axes[0], STRIDES, ANCHOR_SIZES, COLOURS, strict=False):
         plot.imshow(photo.image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -18,19 +18,32 @@ from featherface.data.labelled_photo import LabelledPhoto
 
 @dataclass(frozen=True)
 class Batch:
-    """Crops of one size and their faces.
+    """Crops of one size, and the faces of all of them in one list.
 
     Attributes:
         images: uint8 RGB [B, 3, S, S].
-        boxes: B tensors, float32 [N, 4], x1, y1, x2, y2 in pixels of the crop.
-        scores: B tensors, float32 [N]; below 0.5 the face is to be ignored.
-        landmarks: B tensors, float32 [N, 5, 2], NaN where absent.
+        boxes: float32 [N, 4], x1, y1, x2, y2 in pixels of the crop.
+        scores: float32 [N]; below 0.5 the face is to be ignored.
+        landmarks: float32 [N, 5, 2], NaN where absent.
+        crops: int64 [N], the crop that the face lies on, from 0 and never falling.
     """
 
     images: Tensor
-    boxes: list[Tensor]
-    scores: list[Tensor]
-    landmarks: list[Tensor]
+    boxes: Tensor
+    scores: Tensor
+    landmarks: Tensor
+    crops: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on ``device``."""
+        return Batch(*(x.to(device, non_blocking=True) for x in self._tensors()))
+
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU may fetch it while the processor goes on."""
+        return Batch(*(x.pin_memory() for x in self._tensors()))
+
+    def _tensors(self) -> list[Tensor]:
+        return [getattr(self, field.name) for field in fields(self)]
 
 
 class CropDataset(Dataset[Sample]):
@@ -93,11 +106,13 @@ class ResumableSampler(Sampler[int]):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack crops of one size into a batch."""
     images = np.stack([sample.image for sample in samples])
+    counts = [len(sample.scores) for sample in samples]
     return Batch(
         torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        [torch.from_numpy(sample.boxes) for sample in samples],
-        [torch.from_numpy(sample.scores) for sample in samples],
-        [torch.from_numpy(sample.landmarks) for sample in samples],
+        torch.from_numpy(np.concatenate([sample.boxes for sample in samples])),
+        torch.from_numpy(np.concatenate([sample.scores for sample in samples])),
+        torch.from_numpy(np.concatenate([sample.landmarks for sample in samples])),
+        torch.arange(len(samples)).repeat_interleave(torch.tensor(counts)),
     )
 
 

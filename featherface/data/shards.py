@@ -12,7 +12,9 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,30 @@ def parse_sample(sample: Mapping[str, Any]) -> LabelledPhoto:
         raise DataError(f"{key}: malformed labels ({type(error).__name__}: {error})") from error
     sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1) & np.isfinite(scores)
     return LabelledPhoto(key, source, to_rgb(image), boxes[sound], scores[sound], landmarks[sound])
+
+
+def parse_samples(
+    samples: Iterable[Mapping[str, Any]],
+) -> Iterator[tuple[int, LabelledPhoto | DataError]]:
+    """:func:`parse_sample` on all cores, in order: a sample's bytes, its photo or what is wrong."""
+
+    def parse(sample: Mapping[str, Any]) -> tuple[int, LabelledPhoto | DataError]:
+        encoded = sum(len(value) for value in sample.values() if isinstance(value, bytes))
+        try:
+            return encoded, parse_sample(sample)
+        except DataError as error:
+            return encoded, error
+
+    cores = os.cpu_count() or 1
+    waiting: deque[Future[tuple[int, LabelledPhoto | DataError]]] = deque()
+    # Threads are enough, as OpenCV decodes outside Python's lock.
+    with ThreadPoolExecutor(cores) as pool:
+        for sample in samples:
+            waiting.append(pool.submit(parse, sample))
+            if len(waiting) > 4 * cores:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def to_rgb(image: cv2.typing.MatLike) -> NDArray[np.uint8]:
@@ -240,13 +266,11 @@ def build_cache(shards: list[Path], pixels_path: Path, index_path: Path, progres
         read = 0
         with pixels_part.open("wb") as pixels, Progress(*columns, disable=not progress) as bar:
             task = bar.add_task("", total=megabytes)
-            for sample in raw_samples(shards):
-                read += sum(len(value) for value in sample.values() if isinstance(value, bytes))
+            for encoded, photo in parse_samples(raw_samples(shards)):
+                read += encoded
                 bar.update(task, completed=read // 2**20)
-                try:
-                    photo = parse_sample(sample)
-                except DataError as error:
-                    skipped.append(str(error))
+                if isinstance(photo, DataError):
+                    skipped.append(str(photo))
                     continue
                 pixels.write(np.ascontiguousarray(photo.image).data)
                 keys.append(photo.key)

@@ -96,6 +96,7 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=quiet_worker if workers else None,
         persistent_workers=False,
     )

@@ -23,8 +23,9 @@ SURE = 0.3
 
 def teacher_input(images: Tensor) -> Tensor:
     """RGB 0..255 ``[B, 3, H, W]`` to V1's input: BGR minus the channel means."""
-    means = images.new_tensor(V1_CHANNEL_MEANS)[None, :, None, None]
-    return images.flip(1) - means
+    # Channel by channel: a tensor of means made here would keep a GPU waiting.
+    channels = images.unbind(1)[::-1]
+    return torch.stack([x - mean for x, mean in zip(channels, V1_CHANNEL_MEANS, strict=True)], 1)
 
 
 class FeatureAdapters(nn.Module):
@@ -57,7 +58,7 @@ def twin_distance(student: list[Tensor], teacher: list[Tensor]) -> Tensor:
     losses = []
     for s, t in zip(student, teacher, strict=True):
         variance = t[:, :, ::2, ::2].var((0, 2, 3), keepdim=True)
-        variance = variance.clamp_min(0.01 * float(variance.mean()) + 1e-12)
+        variance = torch.maximum(variance, 0.01 * variance.mean() + 1e-12)
         losses.append(((s - t).square().mean((0, 2, 3), keepdim=True) / variance).mean())
     return torch.stack(losses).mean()
 
@@ -94,11 +95,12 @@ def output_losses(
     scores, as it misses tiny faces that the labels have. ``crop_balance`` is that of the labels'
     class loss.
     """
-    large = anchors[:, 2] >= config.least_anchor
-    student = HeadOutputs(*(x[:, large] for x in student))
-    teacher = HeadOutputs(*(x[:, large] for x in teacher))
-    labelled = None if labelled is None else labelled[:, large]
-    anchors = anchors[large]
+    if config.least_anchor:
+        large = anchors[:, 2] >= config.least_anchor
+        student = HeadOutputs(*(x[:, large] for x in student))
+        teacher = HeadOutputs(*(x[:, large] for x in teacher))
+        labelled = None if labelled is None else labelled[:, large]
+        anchors = anchors[large]
     margin = teacher.logits[..., 1] - teacher.logits[..., 0]
     soft = torch.sigmoid(margin / config.temperature)
     logits = student.logits / config.temperature
@@ -109,20 +111,18 @@ def output_losses(
         focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
     logit_loss = a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
     probability = torch.sigmoid(margin)
-    sure = probability > SURE
-    weight = probability[sure]
+    weight = torch.where(probability > SURE, probability, 0)
     total = weight.sum().clamp_min(1)
-    place = anchors.expand(*sure.shape, 4)[sure]
     box_loss, _ = aligned_iou_loss(
-        decode_boxes(student.box_deltas[sure], place),
-        decode_boxes(teacher.box_deltas[sure], place),
+        decode_boxes(student.box_deltas, anchors).flatten(0, 1),
+        decode_boxes(teacher.box_deltas, anchors).flatten(0, 1),
         "giou",
     )
     landmark_loss = functional.smooth_l1_loss(
-        student.landmark_deltas[sure], teacher.landmark_deltas[sure], reduction="none"
-    ).sum(1)
+        student.landmark_deltas, teacher.landmark_deltas, reduction="none"
+    ).sum(2)
     return {
         "teacher_logits": config.logits * logit_loss,
-        "teacher_boxes": config.boxes * (weight * box_loss).sum() / total,
+        "teacher_boxes": config.boxes * (weight * box_loss.view_as(weight)).sum() / total,
         "teacher_landmarks": config.landmarks * (weight * landmark_loss).sum() / total,
     }

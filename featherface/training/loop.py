@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from featherface.anchors import make_anchors
 from featherface.data.dataset import Batch
@@ -48,6 +47,7 @@ from featherface.training.distillation import (
 )
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.losses import label_losses, match_batch
+from featherface.training.moving_average import MovingAverage
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import learning_rate, term_weights
@@ -69,6 +69,7 @@ class Learner(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.config = student, config
+        self.anchors: dict[tuple[int, ...], Tensor] = {}
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
@@ -87,7 +88,7 @@ class Learner(nn.Module):
         config = self.config
         # Channels last: a step is an eighth faster on a CPU (oneDNN), and tensor cores want it.
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
-        anchors = torch.tensor(make_anchors(*images.shape[2:]), device=images.device)
+        anchors = self.anchors_of(images)
         features, outputs, labels = (
             term_weights(progress, config.distillation.schedule) if self.teacher else (0, 0, 1)
         )
@@ -97,13 +98,7 @@ class Learner(nn.Module):
         labelled = None
         if labels:
             targets = match_batch(
-                prediction,
-                anchors,
-                batch.boxes,
-                batch.scores,
-                batch.landmarks,
-                config.loss.matching,
-                config.data.face_score,
+                prediction, anchors, batch, config.loss.matching, config.data.face_score
             )
             for name, value in label_losses(prediction, anchors, targets, config.loss).items():
                 terms[name] = labels * value
@@ -129,6 +124,13 @@ class Learner(nn.Module):
                 terms["features"] = features * config.distillation.features * distance
         return terms
 
+    def anchors_of(self, images: Tensor) -> Tensor:
+        """The anchors ``[A, 4]`` of images of this size, copied to their device once."""
+        size = tuple(images.shape[2:])
+        if size not in self.anchors:
+            self.anchors[size] = torch.tensor(make_anchors(*size), device=images.device)
+        return self.anchors[size]
+
     @torch.no_grad()
     def ask_teacher(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
         """The teacher's outputs for RGB ``images``, and V1's maps where they are wanted."""
@@ -137,7 +139,9 @@ class Learner(nn.Module):
             return teacher(images), None
         if isinstance(teacher, V1Teacher):
             return teacher(images, maps)
-        return teacher.forward_with_features(teacher_input(images))
+        # In whole precision: places of deformable convolutions need more digits than bfloat16 has.
+        with torch.autocast(images.device.type, enabled=False):
+            return teacher.forward_with_features(teacher_input(images))
 
     def maps_of_teacher(self, images: Tensor) -> FeatureMaps:
         """The teacher's maps for RGB ``images``.
@@ -194,9 +198,13 @@ def train(
     learner = Learner(student, config, teacher)
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
+    # The best of cuDNN's ways for each of the few sizes of a run.
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    on_gpu = fabric.device.type == "cuda"
     # The stubs of PyTorch 2.13 lack this form of the call.
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = moving_average(student, config.optimiser.ema)
+    average = MovingAverage(student, config.optimiser.ema)
     state = restore(config, learner, average) if resume else None
     steps = total_batches(config, fabric.world_size)
     done = batches_done(state, fabric.world_size) if state else 0
@@ -206,7 +214,7 @@ def train(
     loader = make_loader(
         config, store, training_indices, done, fabric.global_rank, fabric.world_size
     )
-    optimiser = make_optimiser(learner, config)
+    optimiser = make_optimiser(learner, config, on_gpu)
     if state:
         optimiser.load_state_dict(state["optimiser"])
     elif config.start.context_crops:
@@ -228,6 +236,7 @@ def train(
     images = config.images // fabric.world_size
     seen = done * config.batch
     saved = time.monotonic()
+    checked = done
     with RunLog(config.folder, images, seen, fabric.is_global_zero) as log:
         learner.train()
         freeze(student, config.start.frozen_blocks)
@@ -242,28 +251,32 @@ def train(
                     config.optimiser.warmup,
                     config.optimiser.final_rate,
                 )
-            batch = to_device(batch, fabric.device)
-            terms = wrapped(batch, progress)
+            terms = wrapped(batch.to(fabric.device), progress)
             loss = torch.stack(list(terms.values())).sum()
-            values = {name: float(value.detach()) for name, value in terms.items()}
-            guard(loss, values, step, loader.batch_sampler, config)
+            due = time.monotonic() - saved > 60 * config.checkpoint_minutes or step + 1 == steps
+            logged = step % LOG_EVERY == 0
+            values: dict[str, float] = {}
+            # To read a loss is to wait for it, and a GPU idles until it hears of the next step.
+            if logged or due or not on_gpu:
+                values = {name: float(value.detach()) for name, value in terms.items()}
+                guard(values, range(checked, step + 1), loader.batch_sampler, config)
+                checked = step + 1
             fabric.backward(loss)
             norm = fabric.clip_gradients(
                 wrapped, optimiser, max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
             )
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            average.update_parameters(student)
+            average.update(student)
             log.step(config.batch, values)
-            if step % LOG_EVERY == 0:
+            if logged:
                 numbers = {"loss": float(loss.detach()), "gradient_norm": float(norm or 0.0)}
                 columns = dict.fromkeys(TERMS, 0.0) | values
                 log.record((step + 1) * config.batch, numbers | columns)
             if fabric.is_global_zero and step + 1 in snapshots:
                 kept = config.folder / f"average_{100 * snapshots[step + 1]:.0f}.safetensors"
                 save_weights(average.module, kept, describe(student, config, step + 1))
-            due = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            if fabric.is_global_zero and (due or step + 1 == steps):
+            if fabric.is_global_zero and due:
                 save_checkpoint(
                     {
                         "config": config.fingerprint(),
@@ -395,19 +408,9 @@ def keep_statistics(student: nn.Module) -> None:
             module.eval()
 
 
-def moving_average(student: nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of weights and statistics, quick at first, then ``decay``."""
-
-    def mix(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        if not averaged.is_floating_point():
-            return current
-        share = min(decay, (1 + float(count)) / (10 + float(count)))
-        return averaged.lerp(current, 1 - share)
-
-    return AveragedModel(student, avg_fn=mix, use_buffers=True)
-
-
-def make_optimiser(learner: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
+def make_optimiser(
+    learner: nn.Module, config: RunConfig, fused: bool = False
+) -> torch.optim.Optimizer:
     """AdamW; biases and normalisations do not decay, and the backbone may learn more slowly."""
     groups: list[dict[str, Any]] = []
     for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate)):
@@ -424,6 +427,7 @@ def make_optimiser(learner: nn.Module, config: RunConfig) -> torch.optim.Optimiz
         groups,
         lr=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
+        fused=fused or None,
     )
 
 
@@ -447,32 +451,16 @@ def batches_done(state: dict[str, Any], devices: int) -> int:
     return round(int(state["batches"]) * int(state.get("devices", devices)) / devices)
 
 
-def guard(
-    loss: Tensor, values: dict[str, float], step: int, sampler: Any, config: RunConfig
-) -> None:
-    """Stop on a loss that is not a number, and say which batch made it."""
-    if torch.isfinite(loss):
-        return
+def guard(values: dict[str, float], steps: range, sampler: Any, config: RunConfig) -> None:
+    """Stop on a loss that is not a number, and say which batches were looked at last."""
     wrong = [name for name, value in values.items() if not np.isfinite(value)]
-    numbers = [number for number, _ in sampler.batch(step)]
+    if not wrong:
+        return
+    numbers = [number for step in steps for number, _ in sampler.batch(step)]
     raise TrainingError(
-        f"step {step}: {', '.join(wrong)} not finite in the batch of samples {numbers[0]} to "
+        f"step {steps[-1]}: {', '.join(wrong)} not finite in the batch of samples {numbers[0]} to "
         f"{numbers[-1]} of seed {config.seed} (CropDataset gives them again); the last checkpoint "
         f"in {config.folder} is from before it"
-    )
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The same batch on ``device``."""
-
-    def move(tensors: list[Tensor]) -> list[Tensor]:
-        return [x.to(device, non_blocking=True) for x in tensors]
-
-    return Batch(
-        batch.images.to(device, non_blocking=True),
-        move(batch.boxes),
-        move(batch.scores),
-        move(batch.landmarks),
     )
 
 

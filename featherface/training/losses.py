@@ -8,8 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from featherface.data.dataset import Batch
 from featherface.models.outputs import HeadOutputs
-from featherface.training.box_coding import aligned_iou_loss, decode_boxes, encode_landmarks
+from featherface.training.box_coding import (
+    aligned_iou_loss,
+    corners,
+    decode_boxes,
+    encode_landmarks,
+    pairwise_iou,
+)
 from featherface.training.config import LossConfig
 from featherface.training.matching import (
     BACKGROUND,
@@ -31,8 +38,8 @@ class Targets:
     Attributes:
         face: bool ``[B, A]``, the anchor answers for a face.
         counted: bool ``[B, A]``, the anchor's class takes part in the loss.
-        boxes: ``[P, 4]`` of the ``P`` true entries of ``face``, in their order.
-        landmarks: ``[P, 5, 2]``, NaN where the label has none.
+        boxes: ``[B, A, 4]``, of any value where ``face`` is false.
+        landmarks: ``[B, A, 5, 2]``, likewise, and NaN where the label has none.
     """
 
     face: Tensor
@@ -45,73 +52,76 @@ class Targets:
 def match_batch(
     outputs: HeadOutputs,
     anchors: Tensor,
-    boxes: list[Tensor],
-    scores: list[Tensor],
-    landmarks: list[Tensor],
+    batch: Batch,
     matching: str = "dynamic",
     face_score: float = 0.5,
 ) -> Targets:
-    """Match every image of a batch. Lists hold ``[N, 4]``, ``[N]`` and ``[N, 5, 2]`` an image."""
-    predicted = decode_boxes(outputs.box_deltas, anchors)
-    faces, counted, chosen_boxes, chosen_landmarks = [], [], [], []
-    for i, (image_boxes, image_scores) in enumerate(zip(boxes, scores, strict=True)):
-        sure = image_scores >= face_score
-        if matching == "dynamic":
-            matched = match_dynamic(anchors, image_boxes[sure], outputs.logits[i], predicted[i])
-        elif matching == "compensated":
-            matched = match_compensated(anchors, image_boxes[sure])
-        else:
-            matched = match_retinaface(anchors, image_boxes[sure])
-        matched = ignore_doubtful(matched, anchors, image_boxes[~sure])
-        face = matched > BACKGROUND
-        faces.append(face)
-        counted.append(matched != IGNORED)
-        chosen_boxes.append(image_boxes[sure][matched[face]])
-        chosen_landmarks.append(landmarks[i][sure][matched[face]])
-    return Targets(
-        torch.stack(faces),
-        torch.stack(counted),
-        torch.cat(chosen_boxes),
-        torch.cat(chosen_landmarks),
-    )
+    """Match the faces of every crop of a batch with the anchors ``[A, 4]`` of its size."""
+    boxes, crops, count = batch.boxes, batch.crops, len(batch.images)
+    sure = batch.scores >= face_score
+    iou = pairwise_iou(boxes, corners(anchors))
+    if matching == "dynamic":
+        matched = torch.full_like(outputs.logits, BACKGROUND, dtype=torch.long)
+        predicted = decode_boxes(outputs.box_deltas, anchors)
+        for crop in range(count):
+            own = (sure & (crops == crop)).nonzero().squeeze(1)
+            found = match_dynamic(anchors, boxes[own], outputs.logits[crop], predicted[crop])
+            matched[crop, found >= 0] = own[found[found >= 0]]
+    else:
+        match = match_compensated if matching == "compensated" else match_retinaface
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        matched = match(iou.masked_fill(~sure[:, None], -1), areas, crops, count)
+    matched = ignore_doubtful(matched, anchors, boxes, iou, crops, ~sure)
+    # A batch without a face has nothing to gather, but every anchor needs some box.
+    boxes = boxes if len(boxes) else boxes.new_ones(1, 4)
+    landmarks = batch.landmarks if len(batch.landmarks) else batch.landmarks.new_zeros(1, 5, 2)
+    face = matched > BACKGROUND
+    index = matched.clamp_min(0)
+    return Targets(face, matched != IGNORED, boxes[index], landmarks[index])
 
 
 def label_losses(
     outputs: HeadOutputs, anchors: Tensor, targets: Targets, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Weighted scalars ``class``, ``box`` and ``landmarks``; they add up to the loss."""
+    """Weighted scalars ``class``, ``box`` and ``landmarks``; they add up to the loss.
+
+    Every anchor is computed and those without a face count nothing, so that no step waits for the
+    number of faces.
+    """
     face = targets.face
-    positives = face.sum().clamp_min(1).to(outputs.logits.dtype)
-    place = anchors.expand(*face.shape, 4)[face]
-    predicted = decode_boxes(outputs.box_deltas[face], place)
-    box_losses, iou = aligned_iou_loss(predicted, targets.boxes, config.box)
-    quality = torch.zeros_like(outputs.logits)
-    quality[face] = (
-        iou.detach().clamp(0, 1).to(quality.dtype)
-        if config.classification == "quality_focal"
-        else torch.ones_like(iou, dtype=quality.dtype)
+    predicted = decode_boxes(outputs.box_deltas, anchors)
+    box_losses, iou = aligned_iou_loss(
+        predicted.flatten(0, 1), targets.boxes.flatten(0, 1), config.box
     )
+    box_losses, iou = box_losses.view_as(face), iou.view_as(face)
     if config.classification == "ohem":
         class_losses = hard_negative_losses(
             outputs.logits, face, targets.counted, config.least_negatives
         )
     else:
         alpha = 0.25 if config.classification == "focal" else None
+        good = iou.detach().clamp(0, 1) if alpha is None else torch.ones_like(iou)
+        quality = torch.where(face, good, 0)
         class_losses = focal_loss(outputs.logits, quality, alpha).masked_fill(~targets.counted, 0)
         class_losses = class_losses.sum(1)
-    has_landmarks = torch.isfinite(targets.landmarks).flatten(1).all(1)
-    landmark_loss = landmark_distance(
-        outputs.landmark_deltas[face][has_landmarks],
-        encode_landmarks(targets.landmarks[has_landmarks], place[has_landmarks]),
+    known = face & torch.isfinite(targets.landmarks).flatten(2).all(2)
+    landmark_losses = landmark_distance(
+        outputs.landmark_deltas.flatten(0, 1),
+        encode_landmarks(
+            targets.landmarks.nan_to_num().flatten(0, 1), anchors.repeat(len(face), 1)
+        ),
         config.landmark,
-    )
+    ).view_as(face)
     return {
         "class": config.class_weight * a_face(class_losses, face.sum(1), config.crop_balance),
-        "box": config.box_weight * box_losses.sum() / positives,
-        "landmarks": config.landmark_weight
-        * landmark_loss.sum()
-        / has_landmarks.sum().clamp_min(1),
+        "box": config.box_weight * mean_where(face, box_losses),
+        "landmarks": config.landmark_weight * mean_where(known, landmark_losses),
     }
+
+
+def mean_where(chosen: Tensor, losses: Tensor) -> Tensor:
+    """The mean of ``losses`` over the true entries of ``chosen``, 0 if there are none."""
+    return losses.masked_fill(~chosen, 0).sum() / chosen.sum().clamp_min(1)
 
 
 def a_face(losses: Tensor, faces: Tensor, balance: float) -> Tensor:

@@ -9,35 +9,69 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from featherface.training.box_coding import corners, pairwise_iou
+from featherface.training.box_coding import pairwise_iou
 
 BACKGROUND, IGNORED = -1, -2
 
 
-def match_retinaface(anchors: Tensor, boxes: Tensor, iou_threshold: float = 0.35) -> Tensor:
+def match_retinaface(
+    iou: Tensor, areas: Tensor, crops: Tensor, count: int, iou_threshold: float = 0.35
+) -> Tensor:
     """RetinaFace (Deng et al., CVPR 2020): every anchor of IoU 0.35 and more, and each face's best.
 
+    The faces of a batch stand in one list, so that no step waits for a number of faces: a GPU is
+    then never idle between two crops.
+
     Args:
-        anchors: ``[A, 4]`` as centre and size. boxes: ``[N, 4]`` as corners.
+        iou: ``[N, A]`` of the ``N`` faces of all crops and the anchors of their own crop; rows of
+            -1 are faces that match nothing.
+        areas: ``[N]`` of the faces. crops: int64 ``[N]``, the crop that each lies on.
+        count: how many crops there are.
 
     Returns:
-        int64 ``[A]``: the face's index or ``BACKGROUND``.
+        int64 ``[count, A]``: the face's index in the list or ``BACKGROUND``.
     """
-    matched = anchors.new_full((len(anchors),), BACKGROUND, dtype=torch.long)
-    if len(boxes) == 0:
+    faces, anchors = iou.shape
+    matched = crops.new_full((count, anchors), BACKGROUND)
+    if not faces:
         return matched
-    iou = pairwise_iou(boxes, corners(anchors))
-    best_iou, best_face = iou.max(0)
-    matched = torch.where(best_iou >= iou_threshold, best_face, matched)
+    # Overlap and face in one whole number, so that the largest brings its face along.
+    keys = (iou.float().view(torch.int32).long() << 32) + torch.arange(faces, device=iou.device)[
+        :, None
+    ]
+    keys = keys.masked_fill(iou < iou_threshold, BACKGROUND)
+    best = matched.scatter_reduce(0, crops[:, None].expand(-1, anchors), keys, "amax")
+    matched = torch.where(best > BACKGROUND, best & (2**32 - 1), BACKGROUND)
     # The smallest face claims its anchor last, as it has the fewest others.
-    order = (boxes[:, 2:] - boxes[:, :2]).prod(1).argsort(descending=True)
-    best_anchor = iou.argmax(1)
-    matched[best_anchor[order]] = order
-    return matched
+    reach, best_anchor = iou.max(1)
+    return claim(matched, crops * anchors + best_anchor, -areas, reach >= 0)
+
+
+def claim(matched: Tensor, places: Tensor, urgency: Tensor, valid: Tensor) -> Tensor:
+    """``matched`` with anchors given to the faces that claim them, to the most urgent of several.
+
+    Args:
+        places: int64 ``[N, ...]``, places in the flattened ``matched``, one row a face.
+        urgency, valid: the same shape, or ``[N]`` with one place a face.
+    """
+    order = urgency.flatten().argsort(stable=True)
+    ranks = torch.empty_like(order).scatter_(
+        0, order, torch.arange(len(order), device=order.device)
+    )
+    ranks = ranks.masked_fill(~valid.flatten(), BACKGROUND)
+    claims = matched.new_full((matched.numel(),), BACKGROUND)
+    claims = claims.scatter_reduce(0, places.flatten(), ranks, "amax").view_as(matched)
+    faces = order[claims.clamp_min(0)] // (places.numel() // len(places))
+    return torch.where(claims > BACKGROUND, faces, matched)
 
 
 def match_compensated(
-    anchors: Tensor, boxes: Tensor, least: int = 3, iou_threshold: float = 0.1
+    iou: Tensor,
+    areas: Tensor,
+    crops: Tensor,
+    count: int,
+    least: int = 3,
+    iou_threshold: float = 0.1,
 ) -> Tensor:
     """RetinaFace's matching, and more anchors for the faces that it gives fewer than ``least``.
 
@@ -47,19 +81,18 @@ def match_compensated(
 
     Args and return value as in :func:`match_retinaface`.
     """
-    matched = match_retinaface(anchors, boxes)
-    if len(boxes) == 0:
+    matched = match_retinaface(iou, areas, crops, count)
+    faces, anchors = iou.shape
+    if not faces:
         return matched
-    iou = pairwise_iou(boxes, corners(anchors))
-    best = iou.topk(min(2 * least, len(anchors)), dim=1)
-    free = (best.values >= iou_threshold) & (matched[best.indices] == BACKGROUND)
-    owned = torch.bincount(matched[matched > BACKGROUND], minlength=len(boxes))
+    best = iou.topk(min(2 * least, anchors), dim=1)
+    places = crops[:, None] * anchors + best.indices
+    free = (best.values >= iou_threshold) & (matched.flatten()[places] == BACKGROUND)
+    owners = matched.flatten() - BACKGROUND
+    owned = owners.new_zeros(faces + 1).scatter_add(0, owners, torch.ones_like(owners))[1:]
     wanted = free & (free.cumsum(1) <= (least - owned)[:, None])
-    faces, columns = wanted.nonzero(as_tuple=True)
-    # An anchor that several faces want goes to the one it overlaps most: that one is written last.
-    order = best.values[faces, columns].argsort()
-    matched[best.indices[faces, columns][order]] = faces[order]
-    return matched
+    # An anchor that several faces want goes to the one it overlaps most.
+    return claim(matched, places, best.values, wanted)
 
 
 def match_dynamic(
@@ -121,25 +154,31 @@ def match_dynamic(
 
 
 def ignore_doubtful(
-    matched: Tensor, anchors: Tensor, doubtful: Tensor, iou_threshold: float = 0.3
+    matched: Tensor,
+    anchors: Tensor,
+    boxes: Tensor,
+    iou: Tensor,
+    crops: Tensor,
+    doubtful: Tensor,
+    iou_threshold: float = 0.3,
 ) -> Tensor:
-    """Background anchors over a doubtful box ``[M, 4]`` become ``IGNORED``.
+    """Background anchors over the ``doubtful`` (bool ``[N]``) of ``boxes`` become ``IGNORED``.
 
     Over it: an IoU of ``iou_threshold``, its best anchor, or a centre inside the box at up to
-    four times its size (tiny boxes overlap no anchor well).
+    four times its size (tiny boxes overlap no anchor well). Other arguments as in
+    :func:`match_retinaface`, with the overlaps of all faces.
     """
-    if len(doubtful) == 0:
+    if not len(boxes):
         return matched
-    iou = pairwise_iou(doubtful, corners(anchors))
-    over = (iou >= iou_threshold).any(0)
-    over[iou.argmax(1)] = True
-    centres = anchors[:, :2]
     margin = 4.0
-    inside = (
-        (centres[None] >= doubtful[:, None, :2] - margin)
-        & (centres[None] <= doubtful[:, None, 2:] + margin)
-    ).all(2)
-    sizes = (doubtful[:, 2:] - doubtful[:, :2]).prod(1).clamp_min(1e-6).sqrt()
-    similar = (sizes[:, None] / anchors[None, :, 2]).log2().abs() <= 2
-    over |= (inside & similar).any(0)
-    return torch.where(over & (matched == BACKGROUND), IGNORED, matched)
+    x, y = anchors[:, 0], anchors[:, 1]
+    x1, y1, x2, y2 = boxes.unbind(1)
+    over = (x >= (x1 - margin)[:, None]) & (x <= (x2 + margin)[:, None])
+    over &= (y >= (y1 - margin)[:, None]) & (y <= (y2 + margin)[:, None])
+    sizes = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp_min(1e-6).sqrt().log2()
+    over &= (sizes[:, None] - anchors[:, 2].log2()).abs() <= 2
+    over |= iou >= iou_threshold
+    over.scatter_(1, iou.argmax(1, keepdim=True), True)
+    over &= doubtful[:, None]
+    some = torch.zeros_like(matched, dtype=iou.dtype).index_add_(0, crops, over.to(iou.dtype)) > 0
+    return torch.where(some & (matched == BACKGROUND), IGNORED, matched)

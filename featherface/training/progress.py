@@ -50,11 +50,13 @@ class RunLog:
             self.writer.close()
 
     def step(self, images: int, terms: dict[str, float]) -> None:
-        """Advance by ``images``; show ``terms`` (loss terms by name)."""
+        """Advance by ``images``; show ``terms`` (loss terms by name), or those of before."""
         self.since += images
         rate = self.since / max(time.monotonic() - self.started, 1e-9)
-        text = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
-        self.progress.update(self.task, advance=images, rate=rate, terms=text)
+        self.progress.update(self.task, advance=images, rate=rate)
+        if terms:
+            text = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+            self.progress.update(self.task, terms=text)
 
     def record(self, seen: int, values: dict[str, float]) -> None:
         """Append a row to ``log.csv`` and the same numbers to TensorBoard."""
