@@ -14,7 +14,7 @@ from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.pack import pack
 from featherface.errors import ConfigError, TrainingError, WeightsError
 from featherface.models.pretrained_v2 import load_v2
-from featherface.training import loop
+from featherface.training import learner, loop
 from featherface.training.batches import make_loader
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_a_number_names_its_batch(
     def broken(*_: object) -> dict[str, torch.Tensor]:
         return {"box": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr(loop, "label_losses", broken)
+    monkeypatch.setattr(learner, "label_losses", broken)
     with pytest.raises(TrainingError, match=r"step 0: box not finite .* samples 0 to 7"):
         loop.train(make_config(shards, tmp_path), accelerator="cpu", report=lambda _: None)
 

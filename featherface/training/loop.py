@@ -22,148 +22,31 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from featherface.anchors import make_anchors
 from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
-from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
-from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.models.pretrained import load_v1
 from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.context_start import fit_context
-from featherface.training.distillation import (
-    FeatureAdapters,
-    compared_maps,
-    output_losses,
-    teacher_input,
-    twin_distance,
-    twin_maps,
-)
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
-from featherface.training.losses import label_losses, match_batch
+from featherface.training.graphed_step import GraphedStep
+from featherface.training.learner import Learner, Teacher, has_features
+from featherface.training.losses import Targets
 from featherface.training.moving_average import MovingAverage
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
-from featherface.training.schedules import learning_rate, term_weights
+from featherface.training.schedules import TermWeights, learning_rate
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 
 LOG_EVERY = 20
-
-
-class Learner(nn.Module):
-    """The student with what only training needs: adapters, and the losses of one batch."""
-
-    def __init__(
-        self,
-        student: FeatherFaceV2 | BaselineV1,
-        config: RunConfig,
-        teacher: Teacher | None,
-    ) -> None:
-        super().__init__()
-        self.student, self.config = student, config
-        self.anchors: dict[tuple[int, ...], Tensor] = {}
-        self.adapters: FeatureAdapters | None = None
-        # Kept out of the module tree: no gradient, no average, no checkpoint.
-        self.teacher = [teacher] if teacher is not None else []
-        if self.teacher and config.distillation.adapters and has_features(config):
-            image = torch.zeros(1, 3, 64, 64)
-            taught = self.ask_teacher(image, maps=True)[1]
-            if taught is not None:
-                with torch.no_grad():
-                    ours = compared_maps(student.eval().forward_with_features(image)[1])
-                self.adapters = FeatureAdapters(
-                    [x.shape[1] for x in ours], [x.shape[1] for x in compared_maps(taught)]
-                )
-
-    def forward(self, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Loss terms by name; their sum is the loss."""
-        config = self.config
-        # Channels last: a step is an eighth faster on a CPU (oneDNN), and tensor cores want it.
-        images = batch.images.float().contiguous(memory_format=torch.channels_last)
-        anchors = self.anchors_of(images)
-        features, outputs, labels = (
-            term_weights(progress, config.distillation.schedule) if self.teacher else (0, 0, 1)
-        )
-        prediction, maps = self.student.forward_with_features(images)
-        prediction = HeadOutputs(*(x.float() for x in prediction))
-        terms: dict[str, Tensor] = {}
-        labelled = None
-        if labels:
-            targets = match_batch(
-                prediction, anchors, batch, config.loss.matching, config.data.face_score
-            )
-            for name, value in label_losses(prediction, anchors, targets, config.loss).items():
-                terms[name] = labels * value
-            if not config.distillation.lowers_labelled:
-                labelled = targets.face | ~targets.counted
-        if features or outputs:
-            taught, taught_maps = self.ask_teacher(images, maps=features > 0)
-            if outputs:
-                for name, value in output_losses(
-                    prediction,
-                    taught,
-                    anchors,
-                    config.distillation,
-                    labelled,
-                    config.loss.crop_balance,
-                ).items():
-                    terms[name] = outputs * value
-            if features and taught_maps is not None:
-                if self.adapters is not None:
-                    distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
-                else:
-                    distance = twin_distance(twin_maps(maps), twin_maps(taught_maps))
-                terms["features"] = features * config.distillation.features * distance
-        return terms
-
-    def anchors_of(self, images: Tensor) -> Tensor:
-        """The anchors ``[A, 4]`` of images of this size, copied to their device once."""
-        size = tuple(images.shape[2:])
-        if size not in self.anchors:
-            self.anchors[size] = torch.tensor(make_anchors(*size), device=images.device)
-        return self.anchors[size]
-
-    @torch.no_grad()
-    def ask_teacher(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
-        """The teacher's outputs for RGB ``images``, and V1's maps where they are wanted."""
-        teacher = self.teacher[0]
-        if isinstance(teacher, OnnxTeacher):
-            return teacher(images), None
-        if isinstance(teacher, V1Teacher):
-            return teacher(images, maps)
-        # In whole precision: places of deformable convolutions need more digits than bfloat16 has.
-        with torch.autocast(images.device.type, enabled=False):
-            return teacher.forward_with_features(teacher_input(images))
-
-    def maps_of_teacher(self, images: Tensor) -> FeatureMaps:
-        """The teacher's maps for RGB ``images``.
-
-        Raises:
-            ConfigError: it shows none.
-        """
-        maps = self.ask_teacher(images, maps=True)[1] if self.teacher else None
-        if maps is None:
-            raise ConfigError(
-                "start.context_crops: needs V1's weights as distillation.teacher, whose maps the "
-                "context learns from"
-            )
-        return maps
-
-
-Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
-
-
-def has_features(config: RunConfig) -> bool:
-    """Whether the schedule asks for the teacher's features at any point."""
-    return any(features > 0 for _, features, _, _ in config.distillation.schedule)
 
 
 def train(
@@ -188,7 +71,6 @@ def train(
         accelerator=accelerator,
         devices=devices,
         strategy="ddp_find_unused_parameters_true" if devices > 1 else "auto",
-        precision=config.precision,
     )
     fabric.launch()
     fabric.seed_everything(config.seed, verbose=False)
@@ -198,12 +80,10 @@ def train(
     learner = Learner(student, config, teacher)
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
-    # The best of cuDNN's ways for each of the few sizes of a run.
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
     on_gpu = fabric.device.type == "cuda"
     # The stubs of PyTorch 2.13 lack this form of the call.
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.to(fabric.device)
     average = MovingAverage(student, config.optimiser.ema)
     state = restore(config, learner, average) if resume else None
     steps = total_batches(config, fabric.world_size)
@@ -214,12 +94,12 @@ def train(
     loader = make_loader(
         config, store, training_indices, done, fabric.global_rank, fabric.world_size
     )
-    optimiser = make_optimiser(learner, config, on_gpu)
+    graphed = on_gpu and fabric.world_size == 1 and learner.can_be_graphed()
+    optimiser = make_optimiser(learner, config, graphed)
     if state:
         optimiser.load_state_dict(state["optimiser"])
     elif config.start.context_crops:
         quiet = report if fabric.is_global_zero else lambda _: None
-        learner.to(fabric.device)
         fit_context(
             student.context, learner.maps_of_teacher, config, store, training_indices, quiet
         )
@@ -233,6 +113,22 @@ def train(
         )
 
     snapshots = {round(steps * progress): progress for progress in config.snapshots}
+
+    def take_step(
+        images: Tensor, labels: Batch | Targets, weights: TermWeights
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Learn from one batch; the loss terms by name, and the gradient's norm."""
+        optimiser.zero_grad(set_to_none=True)
+        terms = wrapped(images, labels, weights)
+        fabric.backward(torch.stack(list(terms.values())).sum())
+        norm = fabric.clip_gradients(
+            wrapped, optimiser, max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
+        )
+        optimiser.step()
+        norm = torch.zeros(()) if norm is None else norm
+        return {name: value.detach() for name, value in terms.items()}, norm
+
+    step_on = GraphedStep(take_step, learner.match) if graphed else take_step
     images = config.images // fabric.world_size
     seen = done * config.batch
     saved = time.monotonic()
@@ -244,33 +140,29 @@ def train(
             keep_statistics(student)
         for step, batch in enumerate(loader, start=done):
             progress = step / steps
-            for group in optimiser.param_groups:
-                group["lr"] = group["share"] * learning_rate(
+            set_learning_rate(
+                optimiser,
+                learning_rate(
                     progress,
                     config.optimiser.learning_rate,
                     config.optimiser.warmup,
                     config.optimiser.final_rate,
-                )
-            terms = wrapped(batch.to(fabric.device), progress)
-            loss = torch.stack(list(terms.values())).sum()
+                ),
+            )
+            batch = batch.to(fabric.device)
+            terms, norm = step_on(batch.images, batch, learner.term_weights(progress))
+            average.update(student)
             due = time.monotonic() - saved > 60 * config.checkpoint_minutes or step + 1 == steps
             logged = step % LOG_EVERY == 0
             values: dict[str, float] = {}
             # To read a loss is to wait for it, and a GPU idles until it hears of the next step.
             if logged or due or not on_gpu:
-                values = {name: float(value.detach()) for name, value in terms.items()}
+                values = {name: float(value) for name, value in terms.items()}
                 guard(values, range(checked, step + 1), loader.batch_sampler, config)
                 checked = step + 1
-            fabric.backward(loss)
-            norm = fabric.clip_gradients(
-                wrapped, optimiser, max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
-            )
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            average.update(student)
             log.step(config.batch, values)
             if logged:
-                numbers = {"loss": float(loss.detach()), "gradient_norm": float(norm or 0.0)}
+                numbers = {"loss": sum(values.values()), "gradient_norm": float(norm)}
                 columns = dict.fromkeys(TERMS, 0.0) | values
                 log.record((step + 1) * config.batch, numbers | columns)
             if fabric.is_global_zero and step + 1 in snapshots:
@@ -409,9 +301,12 @@ def keep_statistics(student: nn.Module) -> None:
 
 
 def make_optimiser(
-    learner: nn.Module, config: RunConfig, fused: bool = False
+    learner: nn.Module, config: RunConfig, graphed: bool = False
 ) -> torch.optim.Optimizer:
-    """AdamW; biases and normalisations do not decay, and the backbone may learn more slowly."""
+    """AdamW; biases and normalisations do not decay, and the backbone may learn more slowly.
+
+    ``graphed`` keeps everything that it needs on the GPU, for a step that is replayed there.
+    """
     groups: list[dict[str, Any]] = []
     for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate)):
         parameters = [
@@ -427,8 +322,23 @@ def make_optimiser(
         groups,
         lr=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
-        fused=fused or None,
+        fused=graphed or None,
+        capturable=graphed,
     )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; each group has its share of it.
+
+    A replayed step reads its rate from the GPU, where it is a tensor that keeps its place.
+    """
+    for group in optimiser.param_groups:
+        if not group["capturable"]:
+            group["lr"] = group["share"] * rate
+            continue
+        if not isinstance(group["lr"], Tensor) or not group["lr"].is_cuda:
+            group["lr"] = torch.zeros((), device=group["params"][0].device)
+        group["lr"].fill_(group["share"] * rate)
 
 
 def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:

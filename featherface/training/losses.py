@@ -50,17 +50,22 @@ class Targets:
 
 @torch.no_grad()
 def match_batch(
-    outputs: HeadOutputs,
+    outputs: HeadOutputs | None,
     anchors: Tensor,
     batch: Batch,
     matching: str = "dynamic",
     face_score: float = 0.5,
 ) -> Targets:
-    """Match the faces of every crop of a batch with the anchors ``[A, 4]`` of its size."""
+    """Match the faces of every crop of a batch with the anchors ``[A, 4]`` of its size.
+
+    Only the dynamic matching looks at the ``outputs``.
+    """
     boxes, crops, count = batch.boxes, batch.crops, len(batch.images)
     sure = batch.scores >= face_score
     iou = pairwise_iou(boxes, corners(anchors))
     if matching == "dynamic":
+        if outputs is None:
+            raise ValueError("the dynamic matching needs the student's outputs")
         matched = torch.full_like(outputs.logits, BACKGROUND, dtype=torch.long)
         predicted = decode_boxes(outputs.box_deltas, anchors)
         for crop in range(count):

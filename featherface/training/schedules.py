@@ -4,6 +4,17 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TermWeights(NamedTuple):
+    """Weights of the teacher's features, of its outputs, and of the labels."""
+
+    features: float | Tensor
+    outputs: float | Tensor
+    labels: float | Tensor
 
 
 def learning_rate(progress: float, peak: float, warmup: float, final_rate: float) -> float:
@@ -14,18 +25,16 @@ def learning_rate(progress: float, peak: float, warmup: float, final_rate: float
     return peak * (final_rate + (1 - final_rate) * 0.5 * (1 + math.cos(math.pi * along)))
 
 
-def term_weights(
-    progress: float, schedule: list[tuple[float, float, float, float]]
-) -> tuple[float, float, float]:
-    """Weights (features, outputs, labels) at ``progress``, linear between the schedule's points."""
+def term_weights(progress: float, schedule: list[tuple[float, float, float, float]]) -> TermWeights:
+    """Weights at ``progress``, linear between the schedule's points."""
     points = sorted(schedule)
     if progress <= points[0][0]:
-        return points[0][1:]
+        return TermWeights(*points[0][1:])
     for (start, *before), (end, *after) in pairwise(points):
         if progress <= end:
             along = (progress - start) / max(end - start, 1e-9)
             features, outputs, labels = (
                 a + along * (b - a) for a, b in zip(before, after, strict=True)
             )
-            return features, outputs, labels
-    return points[-1][1:]
+            return TermWeights(features, outputs, labels)
+    return TermWeights(*points[-1][1:])
