@@ -55,15 +55,15 @@ def aligned_iou_loss(
         torch.minimum(predicted[:, 2:], target[:, 2:])
         - torch.maximum(predicted[:, :2], target[:, :2])
     ).clamp_min(0)
-    overlap = sides.prod(1)
+    overlap = sides[:, 0] * sides[:, 1]  # the gradient of prod() waits for a GPU
     sizes_p, sizes_t = predicted[:, 2:] - predicted[:, :2], target[:, 2:] - target[:, :2]
-    union = sizes_p.prod(1) + sizes_t.prod(1) - overlap
+    union = sizes_p[:, 0] * sizes_p[:, 1] + sizes_t[:, 0] * sizes_t[:, 1] - overlap
     iou = overlap / union.clamp_min(1e-9)
     hull = torch.maximum(predicted[:, 2:], target[:, 2:]) - torch.minimum(
         predicted[:, :2], target[:, :2]
     )
     if kind == "giou":
-        area = hull.prod(1).clamp_min(1e-9)
+        area = (hull[:, 0] * hull[:, 1]).clamp_min(1e-9)
         return 1 - iou + (area - union) / area, iou
     squared_hull = hull.square().clamp_min(1e-9)
     centres = (predicted[:, :2] + predicted[:, 2:] - target[:, :2] - target[:, 2:]) / 2

@@ -81,6 +81,8 @@ def train(
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
     on_gpu = fabric.device.type == "cuda"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")  # for the teacher, which is not in bfloat16
     # The stubs of PyTorch 2.13 lack this form of the call.
     learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner.to(fabric.device)
