@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from safetensors.torch import load_file
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.pack import pack
 from featherface.errors import ConfigError, TrainingError, WeightsError
+from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training import learner, loop
 from featherface.training.batches import make_loader
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
+from featherface.training.moving_average import MovingAverage
 
 
 def draw_photo(number: int) -> LabelledPhoto:
@@ -225,3 +228,40 @@ def test_a_source_that_weighs_nothing_is_never_drawn(tmp_path: Path) -> None:
     drawn = np.diff(crops.cumulative, prepend=0) > 0
     assert set(store.sources) == {"crowd", "lfw"}
     assert set(store.sources[drawn]) == {"lfw"}
+
+
+def test_mixed_precision_is_the_students_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: set[tuple[torch.dtype, ...]] = set()
+    losses = learner.label_losses
+
+    def listen(prediction: HeadOutputs, anchors: torch.Tensor, *rest: Any) -> Any:
+        kinds.add((*(x.dtype for x in prediction), anchors.dtype, rest[0].boxes.dtype))
+        return losses(prediction, anchors, *rest)
+
+    monkeypatch.setattr(learner, "label_losses", listen)
+    config = make_config(shards, tmp_path, images=16, precision="bf16-mixed")
+    path = loop.train(config, accelerator="cpu", report=lambda _: None)
+    assert kinds == {(torch.float32,) * 5}
+    assert {x.dtype for x in load_file(path).values() if x.is_floating_point()} == {torch.float32}
+
+
+def test_the_moving_average_is_quick_at_first_and_slow_later() -> None:
+    net = torch.nn.BatchNorm2d(2)
+    average = MovingAverage(net, decay=0.5)
+    expected = 1.0
+    for count in range(1, 20):
+        with torch.no_grad():
+            net.weight.fill_(float(count))
+            net.running_mean.fill_(float(count))
+            net.num_batches_tracked.fill_(count)
+        average.update(net)
+        share = min(0.5, count / (9 + count))
+        expected = share * expected + (1 - share) * count
+        assert average.module.weight[0].item() == pytest.approx(expected)
+        assert average.module.num_batches_tracked.item() == count
+    again = MovingAverage(net, decay=0.5)
+    again.load_state_dict(average.state_dict())
+    assert again.updates == 19
+    torch.testing.assert_close(again.module.running_mean, average.module.running_mean)
