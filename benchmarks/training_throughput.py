@@ -110,9 +110,8 @@ class Step:
         outputs = self.model(images)
         marks.append(time.perf_counter())
         anchors = torch.tensor(make_anchors(*images.shape[2:]))
-        labels = (batch.boxes, batch.scores, batch.landmarks)
         loss = self.run.loss
-        targets = match_batch(outputs, anchors, *labels, loss.matching, self.run.data.face_score)
+        targets = match_batch(outputs, anchors, batch, loss.matching, self.run.data.face_score)
         terms = label_losses(outputs, anchors, targets, loss)
         marks.append(time.perf_counter())
         torch.stack(list(terms.values())).sum().backward()

@@ -21,6 +21,7 @@ from featherface.training.schedules import TermWeights
 
 FIRST_STEPS = 3
 
+Kind = tuple[int, ...]
 Outcome = tuple[dict[str, Tensor], Tensor]
 
 
@@ -38,8 +39,9 @@ class Recording:
 class GraphedStep:
     """``take_step`` for batches of a few sizes; the first of each size are stepped as they are.
 
-    Faces are matched before, outside the graph, as their number differs from batch to batch. What
-    a step returns holds until the next one.
+    Faces are matched before, outside the graph, as their number differs from batch to batch. Where
+    the schedule lets a term begin or end, steps are recorded anew. What a step returns holds until
+    the next one.
     """
 
     def __init__(
@@ -48,25 +50,25 @@ class GraphedStep:
         match: Callable[[Batch], Targets],
     ) -> None:
         self.take_step, self.match = take_step, match
-        self.steps: Counter[int] = Counter()
-        self.recordings: dict[int, Recording] = {}
+        self.steps: Counter[Kind] = Counter()
+        self.recordings: dict[Kind, Recording] = {}
         self.stream = torch.cuda.Stream()
         self.memory = torch.cuda.graph_pool_handle()
 
     def __call__(self, images: Tensor, batch: Batch, weights: TermWeights) -> Outcome:
-        size = images.shape[-1]
+        kind = images.shape[-1], *(int(weight > 0) for weight in weights)
         targets = self.match(batch)
-        self.steps[size] += 1
-        if self.steps[size] <= FIRST_STEPS:
+        self.steps[kind] += 1
+        if self.steps[kind] <= FIRST_STEPS:
             # Libraries choose their ways and make their work spaces in these, not while recording.
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 outcome = self.take_step(images, targets, weights)
             torch.cuda.current_stream().wait_stream(self.stream)
             return outcome
-        if size not in self.recordings:
-            self.recordings[size] = self.record(images, targets)
-        recording = self.recordings[size]
+        if kind not in self.recordings:
+            self.recordings[kind] = self.record(images, targets, weights)
+        recording = self.recordings[kind]
         recording.images.copy_(images)
         for field in fields(Targets):
             getattr(recording.targets, field.name).copy_(getattr(targets, field.name))
@@ -75,13 +77,15 @@ class GraphedStep:
         recording.graph.replay()
         return recording.outcome
 
-    def record(self, images: Tensor, targets: Targets) -> Recording:
-        """Record a step for batches of this size, without taking it."""
+    def record(self, images: Tensor, targets: Targets, weights: TermWeights) -> Recording:
+        """Record a step for batches of this size and terms of these, without taking it."""
         images = images.clone()
         targets = Targets(*(getattr(targets, field.name).clone() for field in fields(Targets)))
-        weights = torch.ones(len(TermWeights._fields), device=images.device)
+        places = torch.ones(len(TermWeights._fields), device=images.device)
+        asked = (x if weight > 0 else 0.0 for x, weight in zip(places, weights, strict=True))
+        terms = TermWeights(*asked)
         graph = torch.cuda.CUDAGraph()
         # Another thread pins the next batches meanwhile, which a global check would forbid.
         with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
-            outcome = self.take_step(images, targets, TermWeights(*weights.unbind()))
-        return Recording(graph, images, targets, weights, outcome)
+            outcome = self.take_step(images, targets, terms)
+        return Recording(graph, images, targets, places, outcome)

@@ -126,16 +126,12 @@ class Learner(nn.Module):
         return term_weights(progress, self.config.distillation.schedule)
 
     def can_be_graphed(self) -> bool:
-        """Whether a step is the same work for every batch of a size: no prediction is matched, no
-        other library asked, and no term comes or goes.
+        """Whether a step is the same work for every batch of a size: no prediction is matched, and
+        no other library asked.
         """
         teacher = self.teacher[0] if self.teacher else None
-        schedule = self.config.distillation.schedule
-        return (
-            self.config.loss.matching != "dynamic"
-            and not isinstance(teacher, V1Teacher | OnnxTeacher)
-            and (teacher is None or all(min(weights) > 0 for _, *weights in schedule))
-        )
+        dynamic = self.config.loss.matching == "dynamic"
+        return not dynamic and not isinstance(teacher, V1Teacher | OnnxTeacher)
 
     @torch.no_grad()
     def ask_teacher(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
