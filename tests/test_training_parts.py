@@ -51,9 +51,8 @@ def match_fixed(
 ) -> torch.Tensor:
     """The matching of faces, all on one crop or on those that ``crops`` says."""
     crops = torch.zeros(len(boxes), dtype=torch.long) if crops is None else crops
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     count = int(crops.max()) + 1 if len(crops) else 1
-    return match(pairwise_iou(boxes, corners(ANCHORS)), areas, crops, count)
+    return match(pairwise_iou(boxes, corners(ANCHORS)), boxes, crops, count)
 
 
 def make_batch(boxes: torch.Tensor, landmarks: torch.Tensor) -> Batch:

@@ -30,9 +30,8 @@ def matching_plot(photo: LabelledPhoto) -> Figure:
     boxes = photo.boxes[photo.scores >= FACE_SCORE]
     faces = torch.tensor(boxes)
     iou = pairwise_iou(faces, corners(torch.tensor(anchors)))
-    areas = (faces[:, 2:] - faces[:, :2]).prod(1)
     only_crop = torch.zeros(len(faces), dtype=torch.long)
-    matched = match_retinaface(iou, areas, only_crop, 1)[0].numpy()
+    matched = match_retinaface(iou, faces, only_crop, 1)[0].numpy()
     figure, axes = new_figure(1, 3, 11.0, 4.2)
     for plot, stride, sizes, colour in zip(axes[0], STRIDES, ANCHOR_SIZES, COLOURS, strict=False):
         plot.imshow(photo.image)

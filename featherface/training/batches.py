@@ -83,9 +83,15 @@ def total_batches(config: RunConfig, world: int = 1) -> int:
 
 
 def make_loader(
-    config: RunConfig, store: Any, indices: np.ndarray, first_batch: int, rank: int, world: int
+    config: RunConfig,
+    store: Any,
+    indices: np.ndarray,
+    first_batch: int,
+    rank: int,
+    world: int,
+    for_gpu: bool = False,
 ) -> DataLoader[Batch]:
-    """The loader of a run from ``first_batch`` on."""
+    """The loader of a run from ``first_batch`` on; ``for_gpu`` pins the batches."""
     crops = SizedCrops(
         {side: crops_of_side(config, store, indices, side) for side, _ in config.data.sizes}
     )
@@ -96,7 +102,7 @@ def make_loader(
         collate_fn=collate,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=for_gpu,
         worker_init_fn=quiet_worker if workers else None,
         persistent_workers=False,
     )

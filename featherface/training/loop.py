@@ -94,7 +94,7 @@ def train(
     store = open_photos(config)
     training_indices, _ = store.split(config.data.validation_fraction, seed=0)
     loader = make_loader(
-        config, store, training_indices, done, fabric.global_rank, fabric.world_size
+        config, store, training_indices, done, fabric.global_rank, fabric.world_size, on_gpu
     )
     graphed = on_gpu and fabric.world_size == 1 and learner.can_be_graphed()
     optimiser = make_optimiser(learner, config, graphed)

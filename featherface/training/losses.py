@@ -74,8 +74,7 @@ def match_batch(
             matched[crop, found >= 0] = own[found[found >= 0]]
     else:
         match = match_compensated if matching == "compensated" else match_retinaface
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-        matched = match(iou.masked_fill(~sure[:, None], -1), areas, crops, count)
+        matched = match(iou.masked_fill(~sure[:, None], -1), boxes, crops, count)
     matched = ignore_doubtful(matched, anchors, boxes, iou, crops, ~sure)
     # A batch without a face has nothing to gather, but every anchor needs some box.
     boxes = boxes if len(boxes) else boxes.new_ones(1, 4)

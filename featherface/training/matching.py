@@ -15,7 +15,7 @@ BACKGROUND, IGNORED = -1, -2
 
 
 def match_retinaface(
-    iou: Tensor, areas: Tensor, crops: Tensor, count: int, iou_threshold: float = 0.35
+    iou: Tensor, boxes: Tensor, crops: Tensor, count: int, iou_threshold: float = 0.35
 ) -> Tensor:
     """RetinaFace (Deng et al., CVPR 2020): every anchor of IoU 0.35 and more, and each face's best.
 
@@ -25,7 +25,7 @@ def match_retinaface(
     Args:
         iou: ``[N, A]`` of the ``N`` faces of all crops and the anchors of their own crop; rows of
             -1 are faces that match nothing.
-        areas: ``[N]`` of the faces. crops: int64 ``[N]``, the crop that each lies on.
+        boxes: ``[N, 4]`` of the faces. crops: int64 ``[N]``, the crop that each lies on.
         count: how many crops there are.
 
     Returns:
@@ -43,6 +43,7 @@ def match_retinaface(
     best = matched.scatter_reduce(0, crops[:, None].expand(-1, anchors), keys, "amax")
     matched = torch.where(best > BACKGROUND, best & (2**32 - 1), BACKGROUND)
     # The smallest face claims its anchor last, as it has the fewest others.
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     reach, best_anchor = iou.max(1)
     return claim(matched, crops * anchors + best_anchor, -areas, reach >= 0)
 
@@ -55,10 +56,7 @@ def claim(matched: Tensor, places: Tensor, urgency: Tensor, valid: Tensor) -> Te
         urgency, valid: the same shape, or ``[N]`` with one place a face.
     """
     order = urgency.flatten().argsort(stable=True)
-    ranks = torch.empty_like(order).scatter_(
-        0, order, torch.arange(len(order), device=order.device)
-    )
-    ranks = ranks.masked_fill(~valid.flatten(), BACKGROUND)
+    ranks = order.argsort().masked_fill(~valid.flatten(), BACKGROUND)
     claims = matched.new_full((matched.numel(),), BACKGROUND)
     claims = claims.scatter_reduce(0, places.flatten(), ranks, "amax").view_as(matched)
     faces = order[claims.clamp_min(0)] // (places.numel() // len(places))
@@ -67,7 +65,7 @@ def claim(matched: Tensor, places: Tensor, urgency: Tensor, valid: Tensor) -> Te
 
 def match_compensated(
     iou: Tensor,
-    areas: Tensor,
+    boxes: Tensor,
     crops: Tensor,
     count: int,
     least: int = 3,
@@ -81,7 +79,7 @@ def match_compensated(
 
     Args and return value as in :func:`match_retinaface`.
     """
-    matched = match_retinaface(iou, areas, crops, count)
+    matched = match_retinaface(iou, boxes, crops, count)
     faces, anchors = iou.shape
     if not faces:
         return matched
