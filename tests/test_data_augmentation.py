@@ -101,12 +101,39 @@ def test_box_bounds_its_colour(seed: int, index: int, size: int) -> None:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), index=st.integers(0, 3), size=st.sampled_from([96, 320]))
 def test_everything_switched_on(seed: int, index: int, size: int) -> None:
-    more = ("turn", "stretch", "letters", "dim", "glare", "cast", "shade", "hide", "mix", "pad")
+    more = (
+        "turn",
+        "stretch",
+        "letters",
+        "dim",
+        "glare",
+        "cast",
+        "shade",
+        "hide",
+        "masks",
+        "mix",
+        "pad",
+    )
     always = {name: 1.0 for name in (*PLAIN, *more) if name != "grey"}
     rng = np.random.default_rng(seed)
     partners = np.arange(len(PAINTED))
     sample = TrainingCrop(size, CropSettings(**always))(index, PAINTED, rng, partners)
     check_sample(sample, size)
+
+
+def test_masks_are_drawn_on_sure_faces_alone() -> None:
+    """PAINTED's faces are red all over, so what is not red within the box is the mask."""
+    doubtful = PaintedPhotos([(40, 30, 160, 180)], (300, 200))
+    doubtful.photos[0].scores[:] = 0.4
+    sure = PaintedPhotos([(40, 30, 160, 180)], (300, 200))
+    covered = {}
+    for name, photos in (("sure", sure), ("doubtful", doubtful)):
+        crop = TrainingCrop(320, CropSettings(**PLAIN, mosaic=0, flip=0, masks=1.0))
+        sample = crop(0, photos, np.random.default_rng(7))
+        x1, y1, x2, y2 = sample.boxes[0].round().astype(int)
+        covered[name] = 1 - red(sample.image)[y1:y2, x1:x2].mean()
+    assert covered["doubtful"] < 0.05
+    assert 0.15 < covered["sure"] < 0.8
 
 
 @settings(max_examples=60, deadline=None)

@@ -240,6 +240,39 @@ def test_hard_negatives_are_seven_a_face_and_the_hardest() -> None:
     torch.testing.assert_close(found, expected[None])
 
 
+def test_a_faces_score_is_taught_to_be_its_boxs_iou() -> None:
+    """The class gradient of a face's anchor vanishes where its score is its box's IoU."""
+    box = torch.tensor([[20.0, 20, 60, 64]])
+    targets = match_batch(
+        None, ANCHORS, make_batch(box, torch.full((1, 5, 2), float("nan"))), "retinaface"
+    )
+    anchor = int(targets.face[0].nonzero()[0])
+    shape = (1, len(ANCHORS))
+    deltas = torch.zeros(*shape, 4)
+    iou = float(pairwise_iou(corners(ANCHORS[[anchor]]), box))
+    for quality, wanted in ((0.0, 1.0), (0.5, (1 + iou) / 2), (1.0, iou)):
+        slopes = []
+        for score in (wanted - 0.05, min(wanted + 0.05, 0.999)):
+            logits = torch.full(shape, torch.logit(torch.tensor(score)).item(), requires_grad=True)
+            config = LossConfig(classification="ohem", quality=quality)
+            outputs = HeadOutputs(logits, deltas, torch.zeros(*shape, 10))
+            label_losses(outputs, ANCHORS, targets, config)["class"].backward()
+            assert logits.grad is not None
+            slopes.append(float(logits.grad[0, anchor]))
+        assert slopes[0] < 0
+        assert (slopes[1] > 0) == (wanted < 1)
+
+
+def test_a_face_with_a_box_beside_it_is_no_hard_negative() -> None:
+    logits = torch.full((1, 20), -9.0)
+    logits[0, 0] = 4.0
+    face = torch.zeros(1, 20, dtype=torch.bool)
+    face[0, 0] = True
+    found = hard_negative_losses(logits, face, torch.ones_like(face), 7, torch.zeros(1, 20))
+    softplus = torch.nn.functional.softplus
+    torch.testing.assert_close(found, softplus(logits[0, 0])[None] + 7 * softplus(logits[0, 1]))
+
+
 def test_a_crop_without_faces_gives_its_hardest_negatives() -> None:
     logits = torch.stack([torch.linspace(-5, 5, 100), torch.linspace(-5, 5, 100)])
     face = torch.zeros(2, 100, dtype=torch.bool)

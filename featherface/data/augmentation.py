@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from featherface.anchors import STRIDES
+from featherface.data.drawn_masks import draw_masks
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.errors import ConfigError
 
@@ -91,6 +92,7 @@ class CropSettings(BaseModel):
     colour: float = Field(default=0.8, ge=0, le=1)
     grey: float = Field(default=0.05, ge=0, le=1)
     hide: float = Field(default=0.0, ge=0, le=1, description="faces partly covered by a patch")
+    masks: float = Field(default=0.0, ge=0, le=1, description="faces with a mask drawn on them")
     letters: float = Field(default=0.0, ge=0, le=1, description="writing over the picture")
     dim: float = Field(default=0.0, ge=0, le=1, description="night, haze, little contrast")
     glare: float = Field(default=0.0, ge=0, le=1, description="over-exposed or of hard contrast")
@@ -184,6 +186,11 @@ class TrainingCrop:
         labels = confine(labels, self.size, self.size, settings.least_visible, settings.least_face)
         if rng.random() < settings.flip:
             image, labels = mirror(image, labels)
+        if settings.masks:
+            sure = labels.scores >= FACE_SCORE
+            image = draw_masks(
+                image, labels.boxes[sure], labels.landmarks[sure], settings.masks, rng
+            )
         if settings.hide:
             image = hide_faces(image, labels, settings.hide, rng)
         if settings.letters and rng.random() < settings.letters:

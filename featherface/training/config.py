@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from featherface.data.augmentation import CropSettings
 from featherface.errors import ConfigError
+
+# Added since runs were recorded: out of the fingerprint at 0, so that those runs keep theirs.
+LATER_FIELDS = (("loss", "quality"), ("data", "crop", "masks"))
 
 
 class Section(BaseModel):
@@ -81,6 +85,12 @@ class LossConfig(Section):
     landmark: Literal["smooth_l1", "wing"] = "smooth_l1"
     least_negatives: int = Field(
         7, ge=1, description="OHEM: hardest negatives of a crop with few faces or none"
+    )
+    quality: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="OHEM: how far a face's score is to be its box's IoU, instead of 1",
     )
     crop_balance: float = Field(
         0.0,
@@ -165,7 +175,12 @@ class RunConfig(Section):
 
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that change with any value, but for what is kept on the way."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"snapshots"}), sort_keys=True)
+        values = self.model_dump(mode="json", exclude={"snapshots"})
+        for *sections, name in LATER_FIELDS:
+            section = reduce(lambda inner, key: inner[key], sections, values)
+            if not section[name]:
+                del section[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

@@ -99,8 +99,9 @@ def label_losses(
     )
     box_losses, iou = box_losses.view_as(face), iou.view_as(face)
     if config.classification == "ohem":
+        wanted = 1 - config.quality * (1 - iou.detach().clamp(0, 1))
         class_losses = hard_negative_losses(
-            outputs.logits, face, targets.counted, config.least_negatives
+            outputs.logits, face, targets.counted, config.least_negatives, wanted
         )
     else:
         alpha = 0.25 if config.classification == "focal" else None
@@ -157,15 +158,19 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float | None = None) -> Te
 
 
 def hard_negative_losses(
-    logits: Tensor, face: Tensor, counted: Tensor, least_negatives: int = HARD_NEGATIVES
+    logits: Tensor,
+    face: Tensor,
+    counted: Tensor,
+    least_negatives: int = HARD_NEGATIVES,
+    wanted: Tensor | float = 1.0,
 ) -> Tensor:
     """Cross entropy of the faces and of the hardest negatives, seven a face (OHEM): ``[B]`` sums.
 
-    An image gives ``least_negatives`` at least: without faces it has no other say.
+    ``wanted``, a number or ``[B, A]``, is the score that a face's anchor should have. An image
+    gives ``least_negatives`` at least: without faces it has no other say.
     """
-    entropy = functional.binary_cross_entropy_with_logits(
-        logits, face.to(logits.dtype), reduction="none"
-    )
+    target = face.to(logits.dtype) * wanted
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     negatives = torch.where(counted & ~face, entropy, -1.0)
     limits = (HARD_NEGATIVES * face.sum(1)).clamp_min(least_negatives)
     ranks = negatives.detach().argsort(1, descending=True).argsort(1)
