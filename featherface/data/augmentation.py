@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from featherface.anchors import STRIDES
-from featherface.data.drawn_masks import draw_masks
+from featherface.data.drawn_masks import draw_masks, piece_of
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.errors import ConfigError
 
@@ -556,8 +556,7 @@ def cover(
     x2, y2 = np.clip(np.rint(box[2:]), 0, [width, height]).astype(int)
     if x2 <= x1 or y2 <= y1:
         return
-    left, top = int(rng.integers(width - (x2 - x1) + 1)), int(rng.integers(height - (y2 - y1) + 1))
-    patch = original[top : top + y2 - y1, left : left + x2 - x1].copy()
+    patch = piece_of(original, x2 - x1, y2 - y1, rng).copy()
     if rng.random() < 0.5:
         patch[:] = patch[0, 0] if rng.random() < 0.5 else rng.integers(0, 256, 3)
     if rng.random() < 0.5:

@@ -33,13 +33,12 @@ def draw_masks(
         uint8 RGB ``[H, W, 3]``.
     """
     masked = image.copy()
-    if not len(boxes):
-        return masked
     known = np.isfinite(landmarks).all((1, 2))
-    large = (boxes[:, 2:] - boxes[:, :2]).min(1) >= LEAST_FACE
+    sides = boxes[:, 2:] - boxes[:, :2]
+    large = sides.min(1) >= LEAST_FACE
     chosen = np.flatnonzero(known & large & (rng.random(len(boxes)) < chance))
     # The largest face stands in front, so its mask is the last.
-    for face in chosen[np.argsort((boxes[chosen, 2:] - boxes[chosen, :2]).prod(1))]:
+    for face in chosen[np.argsort(sides[chosen].prod(1))]:
         outline = mask_outline(boxes[face], landmarks[face], rng)
         if outline is not None:
             fill(masked, image, outline, rng)
@@ -64,15 +63,15 @@ def mask_outline(
     across = np.array([down[1], -down[0]], np.float32)  # to the right where the head is upright
     # Half a turned ellipse's width: box corners would be too far out.
     half = 0.5 * float(np.hypot(width * across[0], height * across[1])) * rng.uniform(0.85, 1.0)
-    middle = float(((box[:2] + box[2:]) / 2 - eyes) @ across)
+    centre = (box[:2] + box[2:]) / 2 - eyes
+    middle = float(centre @ across)
     nose = float((landmarks[2] - eyes) @ across)
     if rng.random() < 0.1:
         bridge, cheek = rng.uniform(0.75, 0.9), rng.uniform(0.75, 0.95)
     else:
         bridge, cheek = rng.uniform(0.15, 0.5), rng.uniform(0.3, 0.65)
-    chin = float(
-        np.clip(((box[2:] + box[:2]) / 2 - eyes) @ down / length + height / length / 2, 1.25, 1.9)
-    ) * rng.uniform(0.92, 1.05)
+    lowest = float(centre @ down + height / 2) / length
+    chin = min(max(lowest, 1.25), 1.9) * rng.uniform(0.92, 1.05)
     corners = np.array(
         [
             (middle - half, cheek),
@@ -102,11 +101,7 @@ def fill(
     if x2 <= x1 or y2 <= y1:
         return
     if rng.random() < 0.2:
-        left, top = (
-            int(rng.integers(whole - part + 1))
-            for whole, part in ((width, x2 - x1), (height, y2 - y1))
-        )
-        cloth = original[top : top + y2 - y1, left : left + x2 - x1].astype(np.float32)
+        cloth = piece_of(original, x2 - x1, y2 - y1, rng).astype(np.float32)
     else:
         known = rng.random() < 0.8
         colour = COLOURS[rng.integers(len(COLOURS))] if known else rng.uniform(0, 255, 3)
@@ -124,3 +119,12 @@ def fill(
     share = (cover.astype(np.float32) / 255)[..., None]
     painted = share * np.clip(cloth * shade, 0, 255) + (1 - share) * image[y1:y2, x1:x2]
     image[y1:y2, x1:x2] = np.rint(painted).astype(np.uint8)
+
+
+def piece_of(
+    image: NDArray[np.uint8], width: int, height: int, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """A view of ``width`` x ``height`` pixels anywhere on ``image``, which is no smaller."""
+    left = int(rng.integers(image.shape[1] - width + 1))
+    top = int(rng.integers(image.shape[0] - height + 1))
+    return image[top : top + height, left : left + width]

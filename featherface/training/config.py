@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -177,7 +178,7 @@ class RunConfig(Section):
         """Eight hexadecimal digits that change with any value, but for what is kept on the way."""
         values = self.model_dump(mode="json", exclude={"snapshots"})
         for *sections, name in LATER_FIELDS:
-            section = reduce(lambda inner, key: inner[key], sections, values)
+            section = reduce(getitem, sections, values)
             if not section[name]:
                 del section[name]
         text = json.dumps(values, sort_keys=True)

@@ -98,15 +98,15 @@ def label_losses(
         predicted.flatten(0, 1), targets.boxes.flatten(0, 1), config.box
     )
     box_losses, iou = box_losses.view_as(face), iou.view_as(face)
+    good = iou.detach().clamp(0, 1)
     if config.classification == "ohem":
-        wanted = 1 - config.quality * (1 - iou.detach().clamp(0, 1))
+        wanted = 1 - config.quality * (1 - good)
         class_losses = hard_negative_losses(
             outputs.logits, face, targets.counted, config.least_negatives, wanted
         )
     else:
         alpha = 0.25 if config.classification == "focal" else None
-        good = iou.detach().clamp(0, 1) if alpha is None else torch.ones_like(iou)
-        quality = torch.where(face, good, 0)
+        quality = torch.where(face, good if alpha is None else torch.ones_like(good), 0)
         class_losses = focal_loss(outputs.logits, quality, alpha).masked_fill(~targets.counted, 0)
         class_losses = class_losses.sum(1)
     known = face & torch.isfinite(targets.landmarks).flatten(2).all(2)
