@@ -35,7 +35,11 @@ def result(ap: float = 0.5) -> ValidationResult:
 def test_the_fingerprint_of_existing_runs_stays() -> None:
     """Runs on disk go on only while their fingerprint is what it was when they began."""
     assert RunConfig().fingerprint() == "23cf964b"
-    for changed in ({"loss": {"quality": 0.5}}, {"data": {"crop": {"masks": 0.1}}}):
+    for changed in (
+        {"loss": {"quality": 0.5}},
+        {"loss": {"quality_largest": 32}},
+        {"data": {"crop": {"masks": 0.1}}},
+    ):
         assert RunConfig.model_validate(changed).fingerprint() != "23cf964b"
 
 

@@ -250,11 +250,18 @@ def test_a_faces_score_is_taught_to_be_its_boxs_iou() -> None:
     shape = (1, len(ANCHORS))
     deltas = torch.zeros(*shape, 4)
     iou = float(pairwise_iou(corners(ANCHORS[[anchor]]), box))
-    for quality, wanted in ((0.0, 1.0), (0.5, (1 + iou) / 2), (1.0, iou)):
+    size = float(ANCHORS[anchor, 2])
+    for quality, largest, wanted in (
+        (0.0, 0.0, 1.0),
+        (0.5, 0.0, (1 + iou) / 2),
+        (1.0, 0.0, iou),
+        (1.0, size, iou),
+        (1.0, size - 1, 1.0),
+    ):
         slopes = []
         for score in (wanted - 0.05, min(wanted + 0.05, 0.999)):
             logits = torch.full(shape, torch.logit(torch.tensor(score)).item(), requires_grad=True)
-            config = LossConfig(classification="ohem", quality=quality)
+            config = LossConfig(classification="ohem", quality=quality, quality_largest=largest)
             outputs = HeadOutputs(logits, deltas, torch.zeros(*shape, 10))
             label_losses(outputs, ANCHORS, targets, config)["class"].backward()
             assert logits.grad is not None

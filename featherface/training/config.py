@@ -16,7 +16,11 @@ from featherface.data.augmentation import CropSettings
 from featherface.errors import ConfigError
 
 # Added since runs were recorded: out of the fingerprint at 0, so that those runs keep theirs.
-LATER_FIELDS = (("loss", "quality"), ("data", "crop", "masks"))
+LATER_FIELDS = (
+    ("loss", "quality"),
+    ("loss", "quality_largest"),
+    ("data", "crop", "masks"),
+)
 
 
 class Section(BaseModel):
@@ -92,6 +96,9 @@ class LossConfig(Section):
         ge=0,
         le=1,
         description="OHEM: how far a face's score is to be its box's IoU, instead of 1",
+    )
+    quality_largest: float = Field(
+        0.0, ge=0, description="largest anchor that quality holds for, pixels; 0: all"
     )
     crop_balance: float = Field(
         0.0,

@@ -101,6 +101,8 @@ def label_losses(
     good = iou.detach().clamp(0, 1)
     if config.classification == "ohem":
         wanted = 1 - config.quality * (1 - good)
+        if config.quality_largest:
+            wanted = torch.where(anchors[:, 2] <= config.quality_largest, wanted, 1)
         class_losses = hard_negative_losses(
             outputs.logits, face, targets.counted, config.least_negatives, wanted
         )
