@@ -38,6 +38,7 @@ def test_the_fingerprint_of_existing_runs_stays() -> None:
     for changed in (
         {"loss": {"quality": 0.5}},
         {"loss": {"quality_largest": 32}},
+        {"loss": {"class_largest": 32}},
         {"data": {"crop": {"masks": 0.1}}},
     ):
         assert RunConfig.model_validate(changed).fingerprint() != "23cf964b"

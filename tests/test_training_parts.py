@@ -270,6 +270,27 @@ def test_a_faces_score_is_taught_to_be_its_boxs_iou() -> None:
         assert (slopes[1] > 0) == (wanted < 1)
 
 
+def test_labels_leave_the_class_of_larger_anchors_alone() -> None:
+    """With ``class_largest`` smaller anchors alone learn a class; all learn boxes."""
+    box = torch.tensor([[20.0, 20, 60, 64]])
+    targets = match_batch(
+        None, ANCHORS, make_batch(box, torch.full((1, 5, 2), float("nan"))), "retinaface"
+    )
+    shape = (1, len(ANCHORS))
+    logits = torch.zeros(shape, requires_grad=True)
+    deltas = torch.zeros(*shape, 4, requires_grad=True)
+    config = LossConfig(classification="ohem", class_largest=16, least_negatives=shape[1])
+    outputs = HeadOutputs(logits, deltas, torch.zeros(*shape, 10))
+    losses = label_losses(outputs, ANCHORS, targets, config)
+    (losses["class"] + losses["box"]).backward()
+    assert logits.grad is not None
+    assert deltas.grad is not None
+    small = ANCHORS[:, 2] <= 16
+    assert (logits.grad[0, small] != 0).all()
+    assert (logits.grad[0, ~small] == 0).all()
+    assert (deltas.grad[0, ~small] != 0).any()
+
+
 def test_a_face_with_a_box_beside_it_is_no_hard_negative() -> None:
     logits = torch.full((1, 20), -9.0)
     logits[0, 0] = 4.0

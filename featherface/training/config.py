@@ -19,6 +19,7 @@ from featherface.errors import ConfigError
 LATER_FIELDS = (
     ("loss", "quality"),
     ("loss", "quality_largest"),
+    ("loss", "class_largest"),
     ("data", "crop", "masks"),
 )
 
@@ -99,6 +100,11 @@ class LossConfig(Section):
     )
     quality_largest: float = Field(
         0.0, ge=0, description="largest anchor that quality holds for, pixels; 0: all"
+    )
+    class_largest: float = Field(
+        0.0,
+        ge=0,
+        description="OHEM: largest anchor whose class the labels teach, pixels; 0: all",
     )
     crop_balance: float = Field(
         0.0,

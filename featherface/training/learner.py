@@ -21,7 +21,12 @@ from featherface.training.distillation import (
     twin_distance,
     twin_maps,
 )
-from featherface.training.losses import Targets, label_losses, match_batch
+from featherface.training.losses import (
+    Targets,
+    class_is_labelled,
+    label_losses,
+    match_batch,
+)
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.schedules import TermWeights, term_weights
 from featherface.training.v1_teacher import V1Teacher
@@ -86,6 +91,7 @@ class Learner(nn.Module):
                 terms[name] = weights.labels * value
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
+                labelled &= class_is_labelled(anchors, config.loss)
         if is_asked(weights.features) or is_asked(weights.outputs):
             taught, taught_maps = self.ask_teacher(images, maps=is_asked(weights.features))
             if is_asked(weights.outputs):

@@ -99,12 +99,15 @@ def label_losses(
     )
     box_losses, iou = box_losses.view_as(face), iou.view_as(face)
     good = iou.detach().clamp(0, 1)
+    asked = face
     if config.classification == "ohem":
+        small = class_is_labelled(anchors, config)
+        asked = face & small
         wanted = 1 - config.quality * (1 - good)
         if config.quality_largest:
             wanted = torch.where(anchors[:, 2] <= config.quality_largest, wanted, 1)
         class_losses = hard_negative_losses(
-            outputs.logits, face, targets.counted, config.least_negatives, wanted
+            outputs.logits, asked, targets.counted & small, config.least_negatives, wanted
         )
     else:
         alpha = 0.25 if config.classification == "focal" else None
@@ -120,10 +123,15 @@ def label_losses(
         config.landmark,
     ).view_as(face)
     return {
-        "class": config.class_weight * a_face(class_losses, face.sum(1), config.crop_balance),
+        "class": config.class_weight * a_face(class_losses, asked.sum(1), config.crop_balance),
         "box": config.box_weight * mean_where(face, box_losses),
         "landmarks": config.landmark_weight * mean_where(known, landmark_losses),
     }
+
+
+def class_is_labelled(anchors: Tensor, config: LossConfig) -> Tensor:
+    """Bool ``[A]``: anchors whose class labels teach; that of the others is the teacher's."""
+    return anchors[:, 2] <= (config.class_largest or torch.inf)
 
 
 def mean_where(chosen: Tensor, losses: Tensor) -> Tensor:
