@@ -10,7 +10,9 @@ import typer
 
 from benchmarks.peers import PEERS
 from featherface.detector import FaceDetector
+from featherface.evaluation.average_precision import VocMatches
 from featherface.evaluation.result_files import write_result_json, write_result_text
+from featherface.evaluation.validation import FACE_SCORE
 from featherface.evaluation.views import Detect
 
 Weights = Annotated[list[Path], typer.Argument(help="ONNX files")]
@@ -29,6 +31,11 @@ def open_detector(weights: Path) -> Detect:
 def detector_name(weights: Path) -> str:
     """Folder and name, which tell the runs from one another."""
     return f"{weights.parent.name}/{weights.stem}"
+
+
+def false_boxes(matches: VocMatches) -> int:
+    """How many boxes of a score of 0.5 and more are no face."""
+    return int((~matches.hit & (matches.scores >= FACE_SCORE)).sum())
 
 
 def detector_table(columns: Iterable[str], rows: Mapping[str, Iterable[str]], note: str) -> str:

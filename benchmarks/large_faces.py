@@ -27,6 +27,7 @@ from benchmarks.comparison import (
     Weights,
     detector_name,
     detector_table,
+    false_boxes,
     open_detector,
     write_comparison,
 )
@@ -79,8 +80,7 @@ def main(
                 found.append(detect_in_views(detect, image).rows())
                 boxes.append(larger)
             matches = match_voc(found, boxes, doubtful)
-            false = int((~matches.hit & (matches.scores >= FACE_SCORE)).sum())
-            faces, row[str(size)] = matches.faces, (matches.average_precision, false)
+            faces, row[str(size)] = matches.faces, (matches.average_precision, false_boxes(matches))
     written = {"photos": len(photos), "faces": faces, "ap50_and_false_boxes": figures}
     write_comparison(out, "large_faces", written, markdown(written))
 

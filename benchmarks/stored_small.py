@@ -28,6 +28,7 @@ from benchmarks.comparison import (
     Weights,
     detector_name,
     detector_table,
+    false_boxes,
     open_detector,
     write_comparison,
 )
@@ -86,7 +87,7 @@ def main(
             "ap50": matches.average_precision,
             **{size: by_size[size].ap for size in SIZES},
             **{str(count): recall_at(matches, count) for count in FALSE_ALARMS},
-            "false_boxes": int((~matches.hit & (matches.scores >= FACE_SCORE)).sum()),
+            "false_boxes": false_boxes(matches),
         }
     written = {"photos": len(photos), "faces": faces, "found": figures}
     write_comparison(out, "stored_small", written, markdown(written))

@@ -23,7 +23,7 @@ from featherface.training.distillation import (
 )
 from featherface.training.losses import (
     Targets,
-    class_is_labelled,
+    anchors_up_to,
     label_losses,
     match_batch,
 )
@@ -91,7 +91,7 @@ class Learner(nn.Module):
                 terms[name] = weights.labels * value
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
-                labelled &= class_is_labelled(anchors, config.loss)
+                labelled &= anchors_up_to(anchors, config.loss.class_largest)
         if is_asked(weights.features) or is_asked(weights.outputs):
             taught, taught_maps = self.ask_teacher(images, maps=is_asked(weights.features))
             if is_asked(weights.outputs):

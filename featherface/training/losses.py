@@ -101,11 +101,10 @@ def label_losses(
     good = iou.detach().clamp(0, 1)
     asked = face
     if config.classification == "ohem":
-        small = class_is_labelled(anchors, config)
+        small = anchors_up_to(anchors, config.class_largest)
         asked = face & small
-        wanted = 1 - config.quality * (1 - good)
-        if config.quality_largest:
-            wanted = torch.where(anchors[:, 2] <= config.quality_largest, wanted, 1)
+        graded = anchors_up_to(anchors, config.quality_largest)
+        wanted = 1 - config.quality * graded * (1 - good)
         class_losses = hard_negative_losses(
             outputs.logits, asked, targets.counted & small, config.least_negatives, wanted
         )
@@ -129,9 +128,9 @@ def label_losses(
     }
 
 
-def class_is_labelled(anchors: Tensor, config: LossConfig) -> Tensor:
-    """Bool ``[A]``: anchors whose class labels teach; that of the others is the teacher's."""
-    return anchors[:, 2] <= (config.class_largest or torch.inf)
+def anchors_up_to(anchors: Tensor, largest: float) -> Tensor:
+    """Bool ``[A]``: anchors of at most ``largest`` pixels, all of them for 0."""
+    return anchors[:, 2] <= (largest or torch.inf)
 
 
 def mean_where(chosen: Tensor, losses: Tensor) -> Tensor:
