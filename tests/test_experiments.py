@@ -37,6 +37,7 @@ def test_the_fingerprint_of_existing_runs_stays() -> None:
     assert RunConfig().fingerprint() == "23cf964b"
     for changed in (
         {"loss": {"quality": 0.5}},
+        {"loss": {"quality_full": 0.6}},
         {"loss": {"quality_largest": 32}},
         {"loss": {"class_largest": 32}},
         {"data": {"crop": {"masks": 0.1}}},

@@ -25,6 +25,7 @@ from featherface.training.config import DistillationConfig, LossConfig, read_con
 from featherface.training.distillation import FeatureAdapters, output_losses, twin_distance
 from featherface.training.losses import (
     a_face,
+    box_quality,
     focal_loss,
     hard_negative_losses,
     label_losses,
@@ -268,6 +269,13 @@ def test_a_faces_score_is_taught_to_be_its_boxs_iou() -> None:
             slopes.append(float(logits.grad[0, anchor]))
         assert slopes[0] < 0
         assert (slopes[1] > 0) == (wanted < 1)
+
+
+def test_a_boxs_quality_is_a_slope_about_half() -> None:
+    iou = torch.tensor([0.0, 0.39, 0.45, 0.5, 0.55, 0.61, 1.0])
+    torch.testing.assert_close(box_quality(iou, 1.0), iou)
+    wanted = torch.tensor([0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0])
+    torch.testing.assert_close(box_quality(iou, 0.6), wanted)
 
 
 def test_labels_leave_the_class_of_larger_anchors_alone() -> None:

@@ -15,13 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from featherface.data.augmentation import CropSettings
 from featherface.errors import ConfigError
 
-# Added since runs were recorded: out of the fingerprint at 0, so that those runs keep theirs.
-LATER_FIELDS = (
-    ("loss", "quality"),
-    ("loss", "quality_largest"),
-    ("loss", "class_largest"),
-    ("data", "crop", "masks"),
-)
+# Added since runs were recorded: out of the fingerprint at these values, so that those runs keep
+# theirs.
+LATER_FIELDS = {
+    ("loss", "quality"): 0.0,
+    ("loss", "quality_full"): 1.0,
+    ("loss", "quality_largest"): 0.0,
+    ("loss", "class_largest"): 0.0,
+    ("data", "crop", "masks"): 0.0,
+}
 
 
 class Section(BaseModel):
@@ -97,6 +99,12 @@ class LossConfig(Section):
         ge=0,
         le=1,
         description="OHEM: how far a face's score is to be its box's IoU, instead of 1",
+    )
+    quality_full: float = Field(
+        1.0,
+        gt=0.5,
+        le=1,
+        description="IoU from which on a box's quality is 1; it falls to 0 as far below 0.5",
     )
     quality_largest: float = Field(
         0.0, ge=0, description="largest anchor that quality holds for, pixels; 0: all"
@@ -190,9 +198,9 @@ class RunConfig(Section):
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that change with any value, but for what is kept on the way."""
         values = self.model_dump(mode="json", exclude={"snapshots"})
-        for *sections, name in LATER_FIELDS:
+        for (*sections, name), unused in LATER_FIELDS.items():
             section = reduce(getitem, sections, values)
-            if not section[name]:
+            if section[name] == unused:
                 del section[name]
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -104,7 +104,8 @@ def label_losses(
         small = anchors_up_to(anchors, config.class_largest)
         asked = face & small
         graded = anchors_up_to(anchors, config.quality_largest)
-        wanted = 1 - config.quality * graded * (1 - good)
+        worth = box_quality(good, config.quality_full)
+        wanted = 1 - config.quality * graded * (1 - worth)
         class_losses = hard_negative_losses(
             outputs.logits, asked, targets.counted & small, config.least_negatives, wanted
         )
@@ -131,6 +132,14 @@ def label_losses(
 def anchors_up_to(anchors: Tensor, largest: float) -> Tensor:
     """Bool ``[A]``: anchors of at most ``largest`` pixels, all of them for 0."""
     return anchors[:, 2] <= (largest or torch.inf)
+
+
+def box_quality(iou: Tensor, full: float) -> Tensor:
+    """``iou`` stretched about 0.5: 1 from ``full`` on, 0 from as far below 0.5; 1 leaves it.
+
+    Ranking asks whether a box is good enough, and 0.5 is where the protocols draw the line.
+    """
+    return ((iou - 1 + full) / (2 * full - 1)).clamp(0, 1)
 
 
 def mean_where(chosen: Tensor, losses: Tensor) -> Tensor:
