@@ -19,13 +19,13 @@ from featherface.export.onnx_file import Deployed, export_onnx
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise, shuffle_order
-from featherface.models.pretrained_v2 import GROUPED_SHAPE, load_v2
+from featherface.models.pretrained_v2 import EARLIER_SHAPE, load_v2
 from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 
 LIGHT = {"stage3_channels": 80, "weighted": True, "light_ssh": 2}
 
 
-@pytest.fixture(scope="module", params=[GROUPED_SHAPE, LIGHT], ids=["grouped", "light"])
+@pytest.fixture(scope="module", params=[EARLIER_SHAPE, LIGHT], ids=["grouped", "light"])
 def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
     torch.manual_seed(0)
@@ -164,6 +164,6 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 def test_a_file_from_before_an_argument_is_built_as_it_was(tmp_path: Path) -> None:
     """The grouped V2's files say nothing of the fusion and the context that came after it."""
     path = tmp_path / "grouped.safetensors"
-    grouped = FeatherFaceV2(**GROUPED_SHAPE)
+    grouped = FeatherFaceV2(**EARLIER_SHAPE)
     save_weights(grouped, path, {"model": "FeatherFaceV2", "arguments": '{"channels": 64}'})
     assert parameter_count(load_v2(path)) == parameter_count(grouped) == 248_124

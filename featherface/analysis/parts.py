@@ -64,7 +64,10 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
     count = parameters_by_part(model)
     width = model.heads.predictors[0].in_channels
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
-    channels = [lateral[0].in_channels for lateral in model.laterals]  # type: ignore[index]
+    channels = [
+        next(m.in_channels for m in lateral.modules() if isinstance(m, nn.Conv2d))
+        for lateral in model.laterals
+    ]
     return [
         backbone_part(count["backbone"], channels),
         Part(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from featherface.models.modules.factored_pointwise import pointwise
+
 
 class ConvBlock(nn.Sequential):
     """3x3 convolution, batch normalisation, activation."""
@@ -17,27 +19,42 @@ class ConvBlock(nn.Sequential):
 
 
 class SeparableBlock(nn.Sequential):
-    """Depthwise 3x3 and pointwise 1x1, each with batch normalisation and activation."""
+    """Depthwise 3x3 and pointwise 1x1, each with batch normalisation and activation.
 
-    def __init__(self, inputs: int, outputs: int, stride: int, negative_slope: float) -> None:
+    A ``rank`` makes the pointwise convolution a factored one.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, negative_slope: float, rank: int = 0
+    ) -> None:
         super().__init__(
             nn.Conv2d(inputs, inputs, 3, stride, 1, groups=inputs, bias=False),
             nn.BatchNorm2d(inputs),
             nn.LeakyReLU(negative_slope, inplace=True),
-            nn.Conv2d(inputs, outputs, 1, bias=False),
+            pointwise(inputs, outputs, rank),
             nn.BatchNorm2d(outputs),
             nn.LeakyReLU(negative_slope, inplace=True),
         )
 
 
 class MobileNetV1(nn.Module):
-    """Image ``[B, 3, H, W]`` to 64, 128 and ``stage3_channels`` channels at strides 8, 16, 32."""
+    """Image ``[B, 3, H, W]`` to 64, 128 and ``stage3_channels`` channels at strides 8, 16, 32.
 
-    def __init__(self, stage3_channels: int = 256, negative_slope: float = 0.1) -> None:
+    ``stage2_rank`` holds for the blocks of 128 channels to 128, ``stage3_rank`` for both of the
+    last stage; 0 for whole convolutions.
+    """
+
+    def __init__(
+        self,
+        stage3_channels: int = 256,
+        negative_slope: float = 0.1,
+        stage2_rank: int = 0,
+        stage3_rank: int = 0,
+    ) -> None:
         super().__init__()
 
-        def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
-            return SeparableBlock(inputs, outputs, stride, negative_slope)
+        def separable(inputs: int, outputs: int, stride: int = 1, rank: int = 0) -> SeparableBlock:
+            return SeparableBlock(inputs, outputs, stride, negative_slope, rank)
 
         self.stage1 = nn.Sequential(
             ConvBlock(3, 8, 2, negative_slope),
@@ -49,11 +66,11 @@ class MobileNetV1(nn.Module):
         )
         self.stage2 = nn.Sequential(
             separable(64, 128, 2),
-            *(separable(128, 128) for _ in range(5)),
+            *(separable(128, 128, rank=stage2_rank) for _ in range(5)),
         )
         self.stage3 = nn.Sequential(
-            separable(128, stage3_channels, 2),
-            separable(stage3_channels, stage3_channels),
+            separable(128, stage3_channels, 2, stage3_rank),
+            separable(stage3_channels, stage3_channels, rank=stage3_rank),
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:

@@ -24,6 +24,7 @@ from featherface.anchors import STRIDES
 from featherface.models.backbone import MobileNetV1
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
+from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
@@ -48,15 +49,22 @@ class FeatherFaceV2(nn.Module):
         attention: bool = True,
         weighted: bool = True,
         light_ssh: int = 2,
+        stage2_rank: int = 0,
+        stage3_rank: int = 0,
+        lateral_rank: int = 0,
+        context_rank: int = 0,
     ) -> None:
         super().__init__()
 
-        def lateral(inputs: int) -> nn.Sequential:
-            convolution = nn.Conv2d(inputs, channels, 1, bias=False)
-            return nn.Sequential(convolution, nn.BatchNorm2d(channels))
+        def lateral(inputs: int, rank: int = 0) -> nn.Sequential:
+            return nn.Sequential(pointwise(inputs, channels, rank), nn.BatchNorm2d(channels))
 
-        self.backbone = MobileNetV1(stage3_channels)
-        self.laterals = nn.ModuleList(lateral(inputs) for inputs in (64, 128, stage3_channels))
+        self.backbone = MobileNetV1(
+            stage3_channels, stage2_rank=stage2_rank, stage3_rank=stage3_rank
+        )
+        self.laterals = nn.ModuleList(
+            [lateral(64), lateral(128), lateral(stage3_channels, lateral_rank)]
+        )
         self.second_laterals = nn.ModuleList(
             lateral(channels) for _ in (STRIDES[1:] if weighted else ())
         )
@@ -65,7 +73,9 @@ class FeatherFaceV2(nn.Module):
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
         self.context = nn.ModuleList(
-            LightSSH(channels, light_ssh) if light_ssh else GroupedSSH(channels, ssh_groups)
+            LightSSH(channels, light_ssh, context_rank)
+            if light_ssh
+            else GroupedSSH(channels, ssh_groups)
             for _ in STRIDES
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)

@@ -10,7 +10,15 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.weight_files import load_weights, read_metadata
 
 # What files from before these arguments leave out.
-GROUPED_SHAPE = {"stage3_channels": 64, "weighted": False, "light_ssh": 0}
+EARLIER_SHAPE = {
+    "stage3_channels": 64,
+    "weighted": False,
+    "light_ssh": 0,
+    "stage2_rank": 0,
+    "stage3_rank": 0,
+    "lateral_rank": 0,
+    "context_rank": 0,
+}
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 
 
@@ -25,6 +33,6 @@ def load_v2(path: Path | None = None) -> FeatherFaceV2:
     if metadata.get("model", "FeatherFaceV2") != "FeatherFaceV2":
         raise WeightsError(f"{path}: weights of {metadata['model']}, not of FeatherFaceV2")
     told = metadata.get("arguments")
-    model = FeatherFaceV2(**GROUPED_SHAPE | json.loads(told)) if told else FeatherFaceV2()
+    model = FeatherFaceV2(**EARLIER_SHAPE | json.loads(told)) if told else FeatherFaceV2()
     load_weights(model, path)
     return model.eval()

@@ -18,6 +18,11 @@ from featherface.errors import ConfigError
 # Added since runs were recorded: out of the fingerprint at these values, so that those runs keep
 # theirs.
 LATER_FIELDS = {
+    ("model", "stage2_rank"): 0,
+    ("model", "stage3_rank"): 0,
+    ("model", "lateral_rank"): 0,
+    ("model", "context_rank"): 0,
+    ("start", "factored_crops"): 0,
     ("loss", "quality"): 0.0,
     ("loss", "quality_full"): 1.0,
     ("loss", "quality_largest"): 0.0,
@@ -47,6 +52,10 @@ class ModelConfig(Section):
     ssh_groups: int = Field(4, ge=1)
     head_groups: int = Field(2, ge=1)
     attention: bool = True
+    stage2_rank: int = Field(0, ge=0, description="of the 1x1 convolutions in two factors; 0: one")
+    stage3_rank: int = Field(0, ge=0, description="the same in the last stage")
+    lateral_rank: int = Field(0, ge=0, description="the same of stride 32's lateral")
+    context_rank: int = Field(0, ge=0, description="the same of the context, at all strides")
 
 
 class StartConfig(Section):
@@ -59,6 +68,12 @@ class StartConfig(Section):
     imagenet: Path | None = None
     context_crops: int = Field(
         0, ge=0, description="crops whose maps of V1 the context learns from before the first step"
+    )
+    factored_crops: int = Field(
+        0,
+        ge=0,
+        description="crops on which convolutions in two factors are fitted to whole ones, those of "
+        "``weights`` and of V1's last stage, ``v1``, or all of V1's",
     )
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"

@@ -35,6 +35,7 @@ from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.context_start import fit_context
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
+from featherface.training.factored_start import start_factored
 from featherface.training.graphed_step import GraphedStep
 from featherface.training.learner import Learner, Teacher, has_features
 from featherface.training.losses import Targets
@@ -100,11 +101,14 @@ def train(
     optimiser = make_optimiser(learner, config, graphed)
     if state:
         optimiser.load_state_dict(state["optimiser"])
-    elif config.start.context_crops:
+    else:
         quiet = report if fabric.is_global_zero else lambda _: None
-        fit_context(
-            student.context, learner.maps_of_teacher, config, store, training_indices, quiet
-        )
+        if config.start.factored_crops:
+            start_factored(student, config, store, training_indices, quiet)
+        if config.start.context_crops:
+            fit_context(
+                student.context, learner.maps_of_teacher, config, store, training_indices, quiet
+            )
         average.module.load_state_dict(student.state_dict())
     wrapped, optimiser = fabric.setup(learner, optimiser)
     average.to(fabric.device)
@@ -251,6 +255,8 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     """V2 with the first weights that the configuration asks for."""
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
+    if start.factored_crops:
+        return model  # fitted to other weights when there are crops
     if isinstance(start.weights, list):
         load_mean_weights(model, start.weights)
     elif start.weights is not None:

@@ -1,0 +1,199 @@
+"""A factored V2's first weights, fitted to a whole V2 and to V1.
+
+Layers that both V2s have are copied. A convolution in two factors is the best of its rank: reduced
+rank regression (Izenman, 1975) of what the whole one makes on what the factored one sees, in units
+of the batch normalisation behind it. Layer after layer, so each makes up for what those before it
+lost. The last stage and its laterals are V1's, which the whole V2 had cut to fewer channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featherface.data.augmentation import Photos
+from featherface.data.dataset import collate
+from featherface.errors import ConfigError
+from featherface.models.featherface_v1 import FeatherFaceV1, attend
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.factored_pointwise import FactoredPointwise
+from featherface.models.pretrained import load_v1
+from featherface.models.pretrained_v2 import load_v2
+from featherface.models.weight_files import load_mean_weights
+from featherface.training.batches import crops_of_side
+from featherface.training.config import RunConfig
+from featherface.training.context_start import AFTER_SAMPLES, SIDE
+from featherface.training.distillation import teacher_input, twin_distance
+from featherface.training.warm_start import warm_start_from_v1
+
+MOST_ROWS = 200_000
+RIDGE = 1e-6  # of the mean variance of the inputs
+TINY = 1e-9  # a channel may be dead
+
+
+def start_factored(
+    model: FeatherFaceV2,
+    config: RunConfig,
+    store: Photos,
+    indices: np.ndarray,
+    report: Callable[[str], None],
+) -> None:
+    """Fill ``model`` in place, by ``start.factored_crops`` crops of ``config`` at 320 pixels.
+
+    The whole V2 is that of ``start.weights``, or one that begins with V1's layers, ``start.v1``;
+    then all laterals are fitted to V1's.
+
+    Raises:
+        ConfigError: ``start.v1`` names no file.
+        WeightsError: a file is missing or wrong.
+    """
+    start = config.start
+    if start.v1 is None:
+        raise ConfigError("start.factored_crops: needs start.v1, the weights of V1")
+    v1 = load_v1(start.v1)
+    if start.weights is None:
+        shape = config.model.model_dump()
+        whole = FeatherFaceV2(**{name: 0 if "rank" in name else x for name, x in shape.items()})
+        warm_start_from_v1(whole, start.v1)
+    else:
+        paths = start.weights if isinstance(start.weights, list) else [start.weights]
+        whole = load_v2(paths[0])
+        load_mean_weights(whole, paths)
+    crops = crops_of_side(config, store, indices, SIDE)
+    samples = [crops[AFTER_SAMPLES + i] for i in range(start.factored_crops)]
+    distance = fit_factors(model, whole, v1, collate(samples).images.float(), start.weights is None)
+    report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from V1's")
+
+
+@torch.no_grad()
+def fit_factors(
+    model: FeatherFaceV2,
+    whole: FeatherFaceV2,
+    v1: FeatherFaceV1,
+    images: Tensor,
+    all_laterals: bool = False,
+) -> float:
+    """Fill ``model`` by RGB ``images`` ``[B, 3, H, W]``; how far its last lateral is from V1's.
+
+    ``all_laterals`` are fitted to V1's, not only those of stride 32.
+    """
+    for one in (model, whole, v1):
+        one.eval()
+    copy_same(model, whole)
+    stage_8 = model.backbone.stage1(images)
+    stage_16 = fit_blocks(model.backbone.stage2, whole.backbone.stage2, stage_8, stage_8)
+    wanted = v1.backbone(teacher_input(images))
+    copy_same(model.backbone.stage3, v1.backbone.stage3)
+    stage_32 = fit_blocks(model.backbone.stage3, v1.backbone.stage3, stage_16, wanted[1])
+    attended = attend(v1.backbone_attention, wanted)
+    fusion: Any = v1.fusions[0]
+    first = [f(x) for f, x in zip(fusion.laterals, attended, strict=True)]
+    second = [f(x) for f, x in zip(fusion.second_laterals, attended[1:], strict=True)]
+    last = len(first) - 1
+    levels = [
+        fit_lateral(lateral, x.relu(), y) if all_laterals or level == last else lateral(x.relu())
+        for level, (lateral, x, y) in enumerate(
+            zip(model.laterals, [stage_8, stage_16, stage_32], first, strict=True)
+        )
+    ]
+    again = [
+        fit_lateral(lateral, x, y) if all_laterals or level == last else lateral(x)
+        for level, (lateral, x, y) in enumerate(
+            zip(model.second_laterals, levels[1:], second, strict=True), start=1
+        )
+    ]
+    distance = float(twin_distance(levels[last:], first[last:]))
+    for node in model.fusions:
+        levels, again = node(levels, again), []
+    neck = [gate(x).relu() for gate, x in zip(model.attention, levels, strict=True)]
+    for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
+        fit_layers(list(ours), list(theirs), x, x)
+    return distance
+
+
+def copy_same(model: nn.Module, other: nn.Module) -> None:
+    """Every value of ``other`` that ``model`` has by the same name and in the same shape."""
+    values = other.state_dict()
+    for name, value in model.state_dict().items():
+        if name in values and values[name].shape == value.shape:
+            value.copy_(values[name])
+
+
+def fit_blocks(ours: nn.Sequential, theirs: nn.Sequential, x: Tensor, wanted: Tensor) -> Tensor:
+    """A stage's blocks one after the other; what it makes of ``x``."""
+    for block, other in zip(ours.children(), theirs.children(), strict=True):
+        x, wanted = fit_layers(list(block.children()), list(other.children()), x, wanted)
+    return x
+
+
+def fit_layers(
+    ours: list[nn.Module], theirs: list[nn.Module], x: Tensor, wanted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factored convolutions of ``ours`` to what ``theirs`` make of ``wanted``; both results."""
+    for place, (layer, other) in enumerate(zip(ours, theirs, strict=True)):
+        wanted = other(wanted.clone())
+        if isinstance(layer, FactoredPointwise):
+            norm: Any = ours[place + 1]
+            scale = norm.weight.abs() / (norm.running_var + norm.eps).sqrt()
+            offset = fit_pointwise(layer, x, wanted, scale)
+            norm.running_mean -= offset
+        x = layer(x.clone())
+    return x, wanted
+
+
+def fit_lateral(lateral: nn.Module, x: Tensor, wanted: Tensor) -> Tensor:
+    """A 1x1 convolution and its batch normalisation to ``wanted``; what they make of ``x``."""
+    parts: list[Any] = list(lateral.children())
+    convolution, norm = parts
+    scale = 1 / wanted.std((0, 2, 3)).clamp_min(TINY)
+    offset = fit_pointwise(convolution, x, wanted, scale)
+    made = convolution(x)
+    norm.running_mean.copy_(made.mean((0, 2, 3)))
+    norm.running_var.copy_(made.var((0, 2, 3)))
+    norm.weight.copy_((norm.running_var + norm.eps).sqrt())
+    norm.bias.copy_(norm.running_mean + offset)
+    result: Tensor = lateral(x)
+    return result
+
+
+def fit_pointwise(convolution: nn.Module, x: Tensor, wanted: Tensor, scale: Tensor) -> Tensor:
+    """Weights of a 1x1 convolution, in two factors or whole, from ``x`` to ``wanted``.
+
+    Errors count in units of ``1 / scale``, ``[C]``. Returns the constant ``[C]`` that is left to
+    add.
+    """
+    inputs, outputs = rows_of(x), rows_of(wanted)
+    keep = torch.linspace(0, len(inputs) - 1, min(len(inputs), MOST_ROWS)).long()
+    inputs, outputs = inputs[keep].double(), outputs[keep].double()
+    mean, target_mean, unit = inputs.mean(0), outputs.mean(0), scale.double()
+    inputs, outputs = inputs - mean, (outputs - target_mean) * unit
+    gram = inputs.T @ inputs
+    ridge = RIDGE * gram.diagonal().mean() + TINY
+    gram += ridge * torch.eye(len(gram), dtype=gram.dtype)
+    weight = torch.linalg.solve(gram, inputs.T @ outputs)  # [in, out]
+    if isinstance(convolution, FactoredPointwise):
+        factors: list[Any] = list(convolution.children())
+        first, second = factors
+        rank = len(first.weight)
+        made = weight.T @ gram @ weight
+        basis = torch.linalg.eigh(made).eigenvectors[:, -rank:]
+        narrow, wide = weight @ basis, basis.T / unit
+        # Both factors of one size, so that one learning rate suits them.
+        balance = (wide.norm() / narrow.norm().clamp_min(TINY)).sqrt().clamp_min(TINY)
+        narrow, wide = narrow * balance, wide / balance
+        first.weight.copy_(narrow.T[..., None, None])
+        second.weight.copy_(wide.T[..., None, None])
+        weight = narrow @ wide
+    elif isinstance(convolution, nn.Conv2d):
+        weight = weight / unit
+        convolution.weight.copy_(weight.T[..., None, None])
+    return (target_mean - mean @ weight).float()
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """``[B, C, H, W]`` to ``[B * H * W, C]``."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,0 +1,165 @@
+"""Factored convolutions and their first weights, fitted to whole ones and to V1's last stage."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_training_loop import draw_photo
+from torch import nn
+
+from featherface.data.pack import pack
+from featherface.errors import ConfigError
+from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.modules.factored_pointwise import FactoredPointwise, pointwise
+from featherface.models.pretrained_v2 import load_v2
+from featherface.models.weight_files import save_weights
+from featherface.training import factored_start
+from featherface.training.config import RunConfig
+from featherface.training.distillation import teacher_input, twin_distance
+from featherface.training.factored_start import copy_same, fit_factors, fit_pointwise
+from featherface.training.loop import train
+
+RANKS = {"stage2_rank": 48, "stage3_rank": 40, "lateral_rank": 32, "context_rank": 24}
+FACTORED = {"stage3_channels": 256} | RANKS
+
+
+def test_all_channels_of_the_last_stage_fit_the_budget() -> None:
+    whole = FeatherFaceV2(stage3_channels=256)
+    assert parameter_count(whole) > 250_000
+    assert parameter_count(FeatherFaceV2(**FACTORED)) <= 250_000
+
+
+def test_no_rank_is_a_plain_convolution() -> None:
+    assert isinstance(pointwise(8, 8), nn.Conv2d)
+    assert isinstance(pointwise(8, 8, 4), FactoredPointwise)
+
+
+@settings(deadline=None, max_examples=20)
+@given(rank=st.integers(1, 6), seed=st.integers(0, 100))
+def test_a_map_of_low_rank_is_found_again(rank: int, seed: int) -> None:
+    noise = torch.Generator().manual_seed(seed)
+    weight = torch.randn(10, rank, generator=noise) @ torch.randn(rank, 8, generator=noise)
+    x = torch.randn(4, 8, 6, 6, generator=noise)
+    constant = torch.randn(10, generator=noise)
+    wanted = torch.einsum("bchw,oc->bohw", x, weight) + constant[:, None, None]
+    layer = FactoredPointwise(8, 10, rank)
+    with torch.no_grad():
+        left = fit_pointwise(layer, x, wanted, torch.rand(10, generator=noise) + 0.5)
+        made = layer(x) + left[:, None, None]
+    assert torch.allclose(made, wanted, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_no_other_map_of_the_rank_is_nearer() -> None:
+    """Steps to any side of the fitted factors do not help."""
+    noise = torch.Generator().manual_seed(0)
+    x, wanted = (torch.randn(8, c, 8, 8, generator=noise) for c in (12, 9))
+    layer = FactoredPointwise(12, 9, 3)
+    with torch.no_grad():
+        left = fit_pointwise(layer, x, wanted, torch.ones(9))[:, None, None]
+        best = (layer(x) + left - wanted).square().mean()
+        assert best < wanted.var()
+        for _ in range(20):
+            other = copy.deepcopy(layer)
+            for weight in other.parameters():
+                weight += 0.01 * torch.randn(weight.shape, generator=noise)
+            assert (other(x) + left - wanted).square().mean() > best
+
+
+IMAGES = 255 * torch.rand(12, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[FeatherFaceV2, FeatherFaceV1]:
+    """A V2 that begins with V1's first stages; batch normalisations know their inputs."""
+    torch.manual_seed(0)
+    whole, v1 = FeatherFaceV2(stage3_channels=80, stage2_rank=0), FeatherFaceV1()
+    with torch.no_grad():
+        copy_same(whole.backbone.stage1, v1.backbone.stage1)
+        copy_same(whole.backbone.stage2, v1.backbone.stage2)
+        stem: Any = whole.backbone.stage1[0]
+        stem[0].weight.copy_(stem[0].weight.flip(1))
+        for model, images in ((whole, IMAGES), (v1, teacher_input(IMAGES))):
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.momentum = 1.0
+            model.train()(images)
+    return whole.eval(), v1.eval()
+
+
+def test_what_both_have_is_copied_and_more_ranks_come_nearer(
+    models: tuple[FeatherFaceV2, FeatherFaceV1],
+) -> None:
+    whole, v1 = models
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    with torch.no_grad():
+        stages = whole.backbone(IMAGES)
+    laterals, stage_2 = [], []
+    for factor in (4, 1):
+        ranks = {name: rank // factor for name, rank in RANKS.items()}
+        model = FeatherFaceV2(stage3_channels=256, **ranks)
+        laterals.append(fit_factors(model, whole, v1, IMAGES))
+        with torch.no_grad():
+            ours = model.backbone(IMAGES)
+        assert torch.equal(ours[0], stages[0])
+        stage_2.append(float(twin_distance([ours[1]], [stages[1]])))
+    assert laterals[1] < laterals[0] - 0.1
+    assert stage_2[1] < stage_2[0] - 0.1
+    for name, value in model.fusions.state_dict().items():
+        assert torch.equal(value, before[f"fusions.{name}"])
+    assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
+
+
+def run_config(tmp_path: Path, **start: object) -> RunConfig:
+    pack([draw_photo(n) for n in range(6)], tmp_path / "train")
+    return RunConfig.model_validate(
+        {
+            "name": "run",
+            "output": tmp_path / "runs",
+            "images": 8,
+            "batch": 8,
+            "model": FACTORED,
+            "start": {"factored_crops": 2, **start},
+            "data": {
+                "shards": tmp_path / "train",
+                "cache": tmp_path / "cache",
+                "sizes": [(64, 1.0)],
+                "workers": 0,
+            },
+        }
+    )
+
+
+def test_a_run_begins_with_the_fitted_factors(
+    tmp_path: Path,
+    models: tuple[FeatherFaceV2, FeatherFaceV1],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole, v1 = models
+    save_weights(
+        whole,
+        tmp_path / "whole.safetensors",
+        {"arguments": '{"stage3_channels": 80, "weighted": true, "light_ssh": 2}'},
+    )
+    monkeypatch.setattr(factored_start, "load_v1", lambda _: v1)
+    config = run_config(
+        tmp_path, weights=tmp_path / "whole.safetensors", v1=tmp_path / "v1.safetensors"
+    )
+    said: list[str] = []
+    model = load_v2(train(config, accelerator="cpu", report=said.append))
+    assert said[0].startswith("Factors fitted: ")
+    assert isinstance(model.laterals[2][0], FactoredPointwise)  # type: ignore[index]
+    ours: Any = model.laterals[0]
+    theirs: Any = whole.laterals[0]
+    assert torch.allclose(ours[0].weight, theirs[0].weight, atol=0.01)  # one step away
+
+
+def test_factors_need_v1(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs start\.v1, the weights of V1"):
+        train(run_config(tmp_path, weights=tmp_path / "whole.safetensors"), accelerator="cpu")
