@@ -35,11 +35,13 @@ from featherface.evaluation.validation import (
     held_out_photos,
 )
 from featherface.images import ByteImage, fitted_size, resize_image
+from featherface.models.backbone import MobileNetV1
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.modules.bifpn import both_ways, shares
 from featherface.models.pretrained import load_v1
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training.distillation import teacher_input, twin_distance, twin_maps
+from featherface.training.factored_start import copy_same, fit_blocks
 from featherface.training.warm_start import important, outgoing_norm
 
 SIDE = 320
@@ -158,6 +160,22 @@ def narrow_stage3(v1: TakenApart, channels: int) -> Maps:
     )
 
 
+def factored(v1: TakenApart, stage2_rank: int, stage3_rank: int) -> Maps:
+    """The backbone's 1x1 convolutions in two factors, all channels kept."""
+    backbone = MobileNetV1(stage2_rank=stage2_rank, stage3_rank=stage3_rank).eval()
+    theirs = v1.model.backbone
+    copy_same(backbone, theirs)
+    maps = [v1.raw[0]]
+    for ours, wanted in ((backbone.stage2, theirs.stage2), (backbone.stage3, theirs.stage3)):
+        x, y = maps[-1], v1.raw[len(maps) - 1]
+        fit_blocks(ours, wanted, x[: v1.fitted], y[: v1.fitted])
+        maps.append(ours(x.clone()))
+    plain = [x.relu() for x in maps]
+    laterals = [v1.refit(x, y) for x, y in zip(plain[1:], v1.laterals[1:], strict=True)]
+    second = [v1.refit(x, y) for x, y in zip(plain[1:], v1.second, strict=True)]
+    return v1.to_the_end([v1.laterals[0], *laterals], second)
+
+
 PARTS: dict[str, Callable[[TakenApart], Maps]] = {
     "V1, backbone's attention as numbers": attention_as_numbers,
     "V1, second laterals read the first": second_from_first,
@@ -166,6 +184,9 @@ PARTS: dict[str, Callable[[TakenApart], Maps]] = {
     "V1, 128 channels in stage 3": partial(narrow_stage3, channels=128),
     "V1, 80 channels in stage 3": partial(narrow_stage3, channels=80),
     "V1, 64 channels in stage 3": partial(narrow_stage3, channels=64),
+    "V1, rank 40 in stage 3": partial(factored, stage2_rank=0, stage3_rank=40),
+    "V1, rank 48 in stage 2": partial(factored, stage2_rank=48, stage3_rank=0),
+    "V1, both": partial(factored, stage2_rank=48, stage3_rank=40),
 }
 
 

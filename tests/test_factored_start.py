@@ -15,7 +15,7 @@ from torch import nn
 
 from featherface.data.pack import pack
 from featherface.errors import ConfigError
-from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.modules.factored_pointwise import FactoredPointwise, pointwise
 from featherface.models.pretrained_v2 import load_v2
@@ -114,6 +114,25 @@ def test_what_both_have_is_copied_and_more_ranks_come_nearer(
     for name, value in model.fusions.state_dict().items():
         assert torch.equal(value, before[f"fusions.{name}"])
     assert all(torch.equal(value, before[name]) for name, value in whole.state_dict().items())
+
+
+def test_a_twin_of_v1_has_all_its_laterals(models: tuple[FeatherFaceV2, FeatherFaceV1]) -> None:
+    whole, v1 = models
+    fusion: Any = v1.fusions[0]
+    with torch.no_grad():
+        attended = attend(v1.backbone_attention, v1.backbone(teacher_input(IMAGES)))
+        wanted = [f(x) for f, x in zip(fusion.laterals, attended, strict=True)]
+    distances = []
+    for all_laterals in (False, True):
+        model = FeatherFaceV2(**FACTORED)
+        fit_factors(model, whole, v1, IMAGES, all_laterals)
+        with torch.no_grad():
+            maps = [x.relu() for x in model.backbone(IMAGES)]
+            made = [f(x) for f, x in zip(model.laterals, maps, strict=True)]
+        distances.append(
+            [float(twin_distance([a], [b])) for a, b in zip(made, wanted, strict=True)]
+        )
+    assert max(distances[1]) < 1 < min(distances[0][:2])
 
 
 def run_config(tmp_path: Path, **start: object) -> RunConfig:

@@ -23,9 +23,18 @@ from featherface.models.pretrained_v2 import EARLIER_SHAPE, load_v2
 from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 
 LIGHT = {"stage3_channels": 80, "weighted": True, "light_ssh": 2}
+FACTORED = LIGHT | {
+    "stage3_channels": 256,
+    "stage2_rank": 48,
+    "stage3_rank": 40,
+    "lateral_rank": 32,
+    "context_rank": 24,
+}
 
 
-@pytest.fixture(scope="module", params=[EARLIER_SHAPE, LIGHT], ids=["grouped", "light"])
+@pytest.fixture(
+    scope="module", params=[EARLIER_SHAPE, LIGHT, FACTORED], ids=["grouped", "light", "factored"]
+)
 def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
     torch.manual_seed(0)
@@ -128,8 +137,9 @@ def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
 
 def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    light = json.dumps(LIGHT if len(model.second_laterals) else {})
-    save_weights(model, path, {"model": "FeatherFaceV2", "arguments": light})
+    shape = FACTORED if len(model.backbone.stage3[1][4].weight) == 256 else LIGHT
+    told = json.dumps(shape if len(model.second_laterals) else {})
+    save_weights(model, path, {"model": "FeatherFaceV2", "arguments": told})
     again = load_v2(path)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor)
