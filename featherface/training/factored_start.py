@@ -56,8 +56,8 @@ def start_factored(
         raise ConfigError("start.factored_crops: needs start.v1, the weights of V1")
     v1 = load_v1(start.v1)
     if start.weights is None:
-        shape = config.model.model_dump()
-        whole = FeatherFaceV2(**{name: 0 if "rank" in name else x for name, x in shape.items()})
+        shape: dict[str, Any] = config.model.model_dump()
+        whole = FeatherFaceV2(**shape | {name: 0 for name in shape if name.endswith("_rank")})
         warm_start_from_v1(whole, start.v1)
     else:
         paths = start.weights if isinstance(start.weights, list) else [start.weights]
@@ -65,7 +65,11 @@ def start_factored(
         load_mean_weights(whole, paths)
     crops = crops_of_side(config, store, indices, SIDE)
     samples = [crops[AFTER_SAMPLES + i] for i in range(start.factored_crops)]
-    distance = fit_factors(model, whole, v1, collate(samples).images.float(), start.weights is None)
+    device = next(model.parameters()).device
+    images = collate(samples).images.to(device).float()
+    distance = fit_factors(
+        model, whole.to(device), v1.to(device), images, all_laterals=start.weights is None
+    )
     report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from V1's")
 
 
@@ -86,13 +90,10 @@ def fit_factors(
     copy_same(model, whole)
     stage_8 = model.backbone.stage1(images)
     stage_16 = fit_blocks(model.backbone.stage2, whole.backbone.stage2, stage_8, stage_8)
-    wanted = v1.backbone(teacher_input(images))
+    wanted, laterals, _ = laterals_of_v1(v1, teacher_input(images))
+    first, second = laterals[: len(wanted)], laterals[len(wanted) :]
     copy_same(model.backbone.stage3, v1.backbone.stage3)
     stage_32 = fit_blocks(model.backbone.stage3, v1.backbone.stage3, stage_16, wanted[1])
-    attended = attend(v1.backbone_attention, wanted)
-    fusion: Any = v1.fusions[0]
-    first = [f(x) for f, x in zip(fusion.laterals, attended, strict=True)]
-    second = [f(x) for f, x in zip(fusion.second_laterals, attended[1:], strict=True)]
     last = len(first) - 1
     levels = [
         fit_lateral(lateral, x.relu(), y) if all_laterals or level == last else lateral(x.relu())
@@ -111,8 +112,24 @@ def fit_factors(
         levels, again = node(levels, again), []
     neck = [gate(x).relu() for gate, x in zip(model.attention, levels, strict=True)]
     for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
-        fit_layers(list(ours), list(theirs), x, x)
+        fit_layers(list(ours.children()), list(theirs.children()), x, x)
     return distance
+
+
+def laterals_of_v1(
+    v1: FeatherFaceV1, images: Tensor
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """V1's backbone, the laterals of strides 8, 16 and 32 and the second ones of 16 and 32, and its
+    neck, for V1's own input ``[B, 3, H, W]``.
+    """
+    backbone = v1.backbone(images)
+    levels = attend(v1.backbone_attention, backbone)
+    fusion: Any = v1.fusions[0]
+    laterals = [f(x) for f, x in zip(fusion.laterals, levels, strict=True)]
+    laterals += [f(x) for f, x in zip(fusion.second_laterals, levels[1:], strict=True)]
+    for fusion in v1.fusions:
+        levels = fusion(levels)
+    return backbone, laterals, attend(v1.neck_attention, levels)
 
 
 def copy_same(model: nn.Module, other: nn.Module) -> None:
@@ -167,13 +184,13 @@ def fit_pointwise(convolution: nn.Module, x: Tensor, wanted: Tensor, scale: Tens
     add.
     """
     inputs, outputs = rows_of(x), rows_of(wanted)
-    keep = torch.linspace(0, len(inputs) - 1, min(len(inputs), MOST_ROWS)).long()
+    keep = torch.linspace(0, len(inputs) - 1, min(len(inputs), MOST_ROWS)).long().to(x.device)
     inputs, outputs = inputs[keep].double(), outputs[keep].double()
     mean, target_mean, unit = inputs.mean(0), outputs.mean(0), scale.double()
     inputs, outputs = inputs - mean, (outputs - target_mean) * unit
     gram = inputs.T @ inputs
     ridge = RIDGE * gram.diagonal().mean() + TINY
-    gram += ridge * torch.eye(len(gram), dtype=gram.dtype)
+    gram += ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, inputs.T @ outputs)  # [in, out]
     if isinstance(convolution, FactoredPointwise):
         factors: list[Any] = list(convolution.children())

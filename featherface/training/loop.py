@@ -40,6 +40,7 @@ from featherface.training.graphed_step import GraphedStep
 from featherface.training.learner import Learner, Teacher, has_features
 from featherface.training.losses import Targets
 from featherface.training.moving_average import MovingAverage
+from featherface.training.neck_start import fit_neck
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import TermWeights, learning_rate
@@ -101,10 +102,12 @@ def train(
     optimiser = make_optimiser(learner, config, graphed)
     if state:
         optimiser.load_state_dict(state["optimiser"])
-    else:
+    elif isinstance(student, FeatherFaceV2):
         quiet = report if fabric.is_global_zero else lambda _: None
         if config.start.factored_crops:
             start_factored(student, config, store, training_indices, quiet)
+        if config.start.neck_crops:
+            fit_neck(student, config, store, training_indices, quiet)
         if config.start.context_crops:
             fit_context(
                 student.context, learner.maps_of_teacher, config, store, training_indices, quiet
