@@ -80,15 +80,19 @@ class FeatherFaceV2(nn.Module):
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
 
+    def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
+        """The neck, of what the laterals and the second laterals gave."""
+        for fusion in self.fusions:
+            levels, again = fusion(levels, again), []
+        return [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
+
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
         backbone = self.backbone(image)
         maps = [x.relu() for x in backbone]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
-        for fusion in self.fusions:
-            levels, again = fusion(levels, again), []
-        neck = [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
+        neck = self.fused(levels, again)
         context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
         towers = self.heads.towers(context)
         return self.heads.predict(towers), FeatureMaps(list(backbone), neck, towers)

@@ -108,9 +108,7 @@ def fit_factors(
         )
     ]
     distance = float(twin_distance(levels[last:], first[last:]))
-    for node in model.fusions:
-        levels, again = node(levels, again), []
-    neck = [gate(x).relu() for gate, x in zip(model.attention, levels, strict=True)]
+    neck = model.fused(levels, again)
     for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
         fit_layers(list(ours.children()), list(theirs.children()), x, x)
     return distance

@@ -93,11 +93,7 @@ def from_first_stage(model: FeatherFaceV2, stage_8: Tensor) -> tuple[Maps, Maps]
     backbone = [stage_8, stage_16, model.backbone.stage3(stage_16.clone())]
     levels = [f(x.relu()) for f, x in zip(model.laterals, backbone, strict=True)]
     again = [f(x) for f, x in zip(model.second_laterals, levels[1:], strict=True)]
-    laterals = [*levels, *again]
-    for fusion in model.fusions:
-        levels, again = fusion(levels, again), []
-    neck = [gate(x).relu() for gate, x in zip(model.attention, levels, strict=True)]
-    return laterals, neck
+    return [*levels, *again], model.fused(levels, again)
 
 
 @torch.no_grad()
