@@ -6,7 +6,6 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,19 +14,17 @@ from test_training_loop import draw_photo
 from torch import nn
 
 from featherface.data.pack import pack
-from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.modules.factored_pointwise import FactoredPointwise, pointwise
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
-from featherface.training import factored_start, neck_start
+from featherface.training import factored_start
 from featherface.training.config import RunConfig
 from featherface.training.distillation import teacher_input, twin_distance
 from featherface.training.factored_start import copy_same, fit_factors, fit_pointwise
 from featherface.training.loop import train
-from featherface.training.neck_start import fit_neck, from_first_stage, maps_of_v1
 
 RANKS = {"stage2_rank": 48, "stage3_rank": 40, "lateral_rank": 32, "context_rank": 24}
 FACTORED = {"stage3_channels": 256} | RANKS
@@ -138,38 +135,6 @@ def test_a_twin_of_v1_has_all_its_laterals(models: tuple[FeatherFaceV2, FeatherF
     assert max(distances[1]) < 1 < min(distances[0][:2])
 
 
-def test_the_neck_comes_nearer_and_the_rest_stays(
-    tmp_path: Path,
-    models: tuple[FeatherFaceV2, FeatherFaceV1],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    whole, v1 = models
-    monkeypatch.setattr(neck_start, "load_v1", lambda _: v1)
-    config = run_config(tmp_path, v1=tmp_path / "v1.safetensors", neck_crops=16)
-    store = PhotoStore(config.data.shards, config.data.cache)
-    maps = maps_of_v1(v1, config, store, np.arange(len(store)))
-    model = FeatherFaceV2(**FACTORED)
-    fit_factors(model, whole, v1, IMAGES, all_laterals=True)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-
-    def distance() -> float:
-        with torch.no_grad():
-            _, neck = from_first_stage(model.eval(), maps[0].float())
-        return float(twin_distance(neck, [x.float() for x in maps[-3:]]))
-
-    at_first = distance()
-    said: list[str] = []
-    fit_neck(model, config, store, np.arange(len(store)), said.append)
-    assert distance() < 0.8 * at_first
-    assert said[0].startswith("Neck: ")
-    moved = {
-        n.split(".")[0] for n, x in model.state_dict().items() if not torch.equal(x, before[n])
-    }
-    assert moved == {"backbone", "laterals", "second_laterals", "fusions", "attention"}
-    stage_1 = model.backbone.stage1.state_dict()
-    assert all(torch.equal(x, before[f"backbone.stage1.{name}"]) for name, x in stage_1.items())
-
-
 def run_config(tmp_path: Path, **start: object) -> RunConfig:
     pack([draw_photo(n) for n in range(6)], tmp_path / "train")
     return RunConfig.model_validate(
@@ -214,8 +179,6 @@ def test_a_run_begins_with_the_fitted_factors(
     assert torch.allclose(ours[0].weight, theirs[0].weight, atol=0.01)  # one step away
 
 
-@pytest.mark.parametrize("crops", ["factored_crops", "neck_crops"])
-def test_a_start_from_v1s_maps_needs_v1(tmp_path: Path, crops: str) -> None:
-    none = {"factored_crops": 0, crops: 2}
-    with pytest.raises(ConfigError, match=rf"{crops}: needs start\.v1, the weights of V1"):
-        train(run_config(tmp_path, **none), accelerator="cpu")
+def test_fitting_to_v1_needs_v1(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"factored_crops: needs start\.v1, the weights of V1"):
+        train(run_config(tmp_path), accelerator="cpu")

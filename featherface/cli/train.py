@@ -46,7 +46,12 @@ def train(
     """Train V2 on labelled photos, without a teacher."""
     run(
         config,
-        [*(overrides or []), "distillation.teacher=null", "start.context_crops=0"],
+        [
+            *(overrides or []),
+            "distillation.teacher=null",
+            "start.context_crops=0",
+            "start.twin_crops=0",
+        ],
         devices,
         accelerator,
         restart,

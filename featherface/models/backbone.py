@@ -74,6 +74,9 @@ class MobileNetV1(nn.Module):
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        stride_8 = self.stage1(image)
+        return self.behind_first_stage(self.stage1(image))
+
+    def behind_first_stage(self, stride_8: Tensor) -> list[Tensor]:
+        """What the backbone makes of the map of its first stage, and that map."""
         stride_16 = self.stage2(stride_8)
         return [stride_8, stride_16, self.stage3(stride_16)]

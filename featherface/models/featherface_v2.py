@@ -88,7 +88,11 @@ class FeatherFaceV2(nn.Module):
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
-        backbone = self.backbone(image)
+        return self.behind_first_stage(self.backbone.stage1(image))
+
+    def behind_first_stage(self, stride_8: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
+        """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``."""
+        backbone = self.backbone.behind_first_stage(stride_8)
         maps = [x.relu() for x in backbone]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]

@@ -23,7 +23,7 @@ LATER_FIELDS = {
     ("model", "lateral_rank"): 0,
     ("model", "context_rank"): 0,
     ("start", "factored_crops"): 0,
-    ("start", "neck_crops"): 0,
+    ("start", "twin_crops"): 0,
     ("loss", "quality"): 0.0,
     ("loss", "quality_full"): 1.0,
     ("loss", "quality_largest"): 0.0,
@@ -76,10 +76,11 @@ class StartConfig(Section):
         description="crops on which convolutions in two factors are fitted to whole ones, those of "
         "``weights`` and of V1's last stage, ``v1``, or all of V1's",
     )
-    neck_crops: int = Field(
+    twin_crops: int = Field(
         0,
         ge=0,
-        description="crops on which all between first stage and context learns the maps of ``v1``",
+        description="crops, answered by V1 once, from which all behind the first stage learns "
+        "before the first step",
     )
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"

@@ -32,6 +32,7 @@ from featherface.training.schedules import TermWeights, term_weights
 from featherface.training.v1_teacher import V1Teacher
 
 Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
+Taught = tuple[HeadOutputs, FeatureMaps | None]
 
 
 class Learner(nn.Module):
@@ -74,7 +75,6 @@ class Learner(nn.Module):
         config = self.config
         # Channels last: a step is an eighth faster on a CPU (oneDNN), and tensor cores want it.
         images = images.float().contiguous(memory_format=torch.channels_last)
-        anchors = self.anchors_of(images)
         with torch.autocast(
             images.device.type,
             torch.bfloat16,
@@ -83,6 +83,22 @@ class Learner(nn.Module):
         ):
             prediction, maps = self.student.forward_with_features(images)
         prediction = HeadOutputs(*(x.float() for x in prediction))
+        taught = None
+        if is_asked(weights.features) or is_asked(weights.outputs):
+            taught = self.ask_teacher(images, maps=is_asked(weights.features))
+        return self.compare(prediction, maps, self.anchors_of(images), labels, taught, weights)
+
+    def compare(
+        self,
+        prediction: HeadOutputs,
+        maps: FeatureMaps,
+        anchors: Tensor,
+        labels: Batch | Targets,
+        taught: Taught | None,
+        weights: TermWeights,
+    ) -> dict[str, Tensor]:
+        """What :meth:`forward` returns, from what the student made and what its teacher did."""
+        config = self.config
         terms: dict[str, Tensor] = {}
         labelled = None
         if is_asked(weights.labels):
@@ -92,12 +108,12 @@ class Learner(nn.Module):
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
                 labelled &= anchors_up_to(anchors, config.loss.class_largest)
-        if is_asked(weights.features) or is_asked(weights.outputs):
-            taught, taught_maps = self.ask_teacher(images, maps=is_asked(weights.features))
+        if taught is not None:
+            outputs, taught_maps = taught
             if is_asked(weights.outputs):
                 for name, value in output_losses(
                     prediction,
-                    taught,
+                    outputs,
                     anchors,
                     config.distillation,
                     labelled,
@@ -140,7 +156,7 @@ class Learner(nn.Module):
         return not dynamic and not isinstance(teacher, V1Teacher | OnnxTeacher)
 
     @torch.no_grad()
-    def ask_teacher(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
+    def ask_teacher(self, images: Tensor, maps: bool) -> Taught:
         """The teacher's outputs for RGB ``images``, and V1's maps where they are wanted."""
         teacher = self.teacher[0]
         if isinstance(teacher, OnnxTeacher):
@@ -155,13 +171,20 @@ class Learner(nn.Module):
         Raises:
             ConfigError: it shows none.
         """
-        maps = self.ask_teacher(images, maps=True)[1] if self.teacher else None
-        if maps is None:
+        return self.shown_by_teacher("start.context_crops", images)[1]
+
+    def shown_by_teacher(self, asks: str, images: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
+        """The teacher's outputs and maps for RGB ``images``, which the setting ``asks`` for.
+
+        Raises:
+            ConfigError: it shows no maps.
+        """
+        outputs, maps = self.ask_teacher(images, maps=True) if self.teacher else (None, None)
+        if outputs is None or maps is None:
             raise ConfigError(
-                "start.context_crops: needs V1's weights as distillation.teacher, whose maps the "
-                "context learns from"
+                f"{asks}: needs V1's weights as distillation.teacher, whose maps are learned from"
             )
-        return maps
+        return outputs, maps
 
 
 def is_asked(weight: float | Tensor) -> bool:

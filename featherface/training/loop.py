@@ -40,10 +40,10 @@ from featherface.training.graphed_step import GraphedStep
 from featherface.training.learner import Learner, Teacher, has_features
 from featherface.training.losses import Targets
 from featherface.training.moving_average import MovingAverage
-from featherface.training.neck_start import fit_neck
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import TermWeights, learning_rate
+from featherface.training.twin_start import fit_twin
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
@@ -106,12 +106,12 @@ def train(
         quiet = report if fabric.is_global_zero else lambda _: None
         if config.start.factored_crops:
             start_factored(student, config, store, training_indices, quiet)
-        if config.start.neck_crops:
-            fit_neck(student, config, store, training_indices, quiet)
         if config.start.context_crops:
             fit_context(
                 student.context, learner.maps_of_teacher, config, store, training_indices, quiet
             )
+        if config.start.twin_crops:
+            fit_twin(fabric, learner, store, training_indices, quiet)
         average.module.load_state_dict(student.state_dict())
     wrapped, optimiser = fabric.setup(learner, optimiser)
     average.to(fabric.device)
