@@ -58,8 +58,7 @@ class TakenApart:
         self.raw = model.backbone(teacher_input(images))
         self.attended = attend(model.backbone_attention, self.raw)
         first: Any = model.fusions[0]
-        self.laterals = [f(x) for f, x in zip(first.laterals, self.attended, strict=True)]
-        self.second = [f(x) for f, x in zip(first.second_laterals, self.attended[1:], strict=True)]
+        self.laterals, self.second = first.both_laterals(self.attended)
         self.maps = self.to_the_end(self.laterals, self.second)
 
     def to_the_end(

@@ -80,11 +80,24 @@ class FeatherFaceV2(nn.Module):
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
 
+    def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What enters the way down, and what the way up adds at strides 16 and 32."""
+        maps = [x.relu() for x in backbone]
+        levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
+        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
+        return levels, again
+
     def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
         """The neck, of what the laterals and the second laterals gave."""
         for fusion in self.fusions:
             levels, again = fusion(levels, again), []
         return [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
+
+    def behind_neck(self, neck: list[Tensor]) -> tuple[HeadOutputs, list[Tensor]]:
+        """Head outputs, and what the heads read."""
+        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
+        towers = self.heads.towers(context)
+        return self.heads.predict(towers), towers
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
@@ -93,13 +106,9 @@ class FeatherFaceV2(nn.Module):
     def behind_first_stage(self, stride_8: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``."""
         backbone = self.backbone.behind_first_stage(stride_8)
-        maps = [x.relu() for x in backbone]
-        levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
-        neck = self.fused(levels, again)
-        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
-        towers = self.heads.towers(context)
-        return self.heads.predict(towers), FeatureMaps(list(backbone), neck, towers)
+        neck = self.fused(*self.both_laterals(backbone))
+        outputs, towers = self.behind_neck(neck)
+        return outputs, FeatureMaps(list(backbone), neck, towers)
 
     def forward(self, image: Tensor) -> HeadOutputs:
         return self.forward_with_features(image)[0]

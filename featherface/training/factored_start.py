@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from featherface.data.augmentation import Photos
 from featherface.data.dataset import collate
 from featherface.errors import ConfigError
-from featherface.models.featherface_v1 import FeatherFaceV1, attend
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.factored_pointwise import FactoredPointwise
 from featherface.models.pretrained import load_v1
@@ -28,6 +28,7 @@ from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig
 from featherface.training.context_start import AFTER_SAMPLES, SIDE
 from featherface.training.distillation import teacher_input, twin_distance
+from featherface.training.joined_teacher import JoinedTeacher, laterals_of_v1
 from featherface.training.warm_start import warm_start_from_v1
 
 MOST_ROWS = 200_000
@@ -41,11 +42,11 @@ def start_factored(
     store: Photos,
     indices: np.ndarray,
     report: Callable[[str], None],
-) -> None:
+) -> JoinedTeacher | None:
     """Fill ``model`` in place, by ``start.factored_crops`` crops of ``config`` at 320 pixels.
 
-    The whole V2 is that of ``start.weights``, or one that begins with V1's layers, ``start.v1``;
-    then all laterals are fitted to V1's.
+    The whole V2 is that of ``start.weights``; joined with V1 it may teach ``model`` further, and is
+    returned. Without it all is V1's, ``start.v1``, and so are all laterals.
 
     Raises:
         ConfigError: ``start.v1`` names no file.
@@ -71,6 +72,7 @@ def start_factored(
         model, whole.to(device), v1.to(device), images, all_laterals=start.weights is None
     )
     report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from V1's")
+    return None if start.weights is None else JoinedTeacher(whole, v1).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -90,10 +92,10 @@ def fit_factors(
     copy_same(model, whole)
     stage_8 = model.backbone.stage1(images)
     stage_16 = fit_blocks(model.backbone.stage2, whole.backbone.stage2, stage_8, stage_8)
-    wanted, laterals, _ = laterals_of_v1(v1, teacher_input(images))
-    first, second = laterals[: len(wanted)], laterals[len(wanted) :]
+    backbone = v1.backbone(teacher_input(images))
+    first, second = laterals_of_v1(v1, backbone)
     copy_same(model.backbone.stage3, v1.backbone.stage3)
-    stage_32 = fit_blocks(model.backbone.stage3, v1.backbone.stage3, stage_16, wanted[1])
+    stage_32 = fit_blocks(model.backbone.stage3, v1.backbone.stage3, stage_16, backbone[1])
     last = len(first) - 1
     levels = [
         fit_lateral(lateral, x.relu(), y) if all_laterals or level == last else lateral(x.relu())
@@ -112,22 +114,6 @@ def fit_factors(
     for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
         fit_layers(list(ours.children()), list(theirs.children()), x, x)
     return distance
-
-
-def laterals_of_v1(
-    v1: FeatherFaceV1, images: Tensor
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """V1's backbone, the laterals of strides 8, 16 and 32 and the second ones of 16 and 32, and its
-    neck, for V1's own input ``[B, 3, H, W]``.
-    """
-    backbone = v1.backbone(images)
-    levels = attend(v1.backbone_attention, backbone)
-    fusion: Any = v1.fusions[0]
-    laterals = [f(x) for f, x in zip(fusion.laterals, levels, strict=True)]
-    laterals += [f(x) for f, x in zip(fusion.second_laterals, levels[1:], strict=True)]
-    for fusion in v1.fusions:
-        levels = fusion(levels)
-    return backbone, laterals, attend(v1.neck_attention, levels)
 
 
 def copy_same(model: nn.Module, other: nn.Module) -> None:

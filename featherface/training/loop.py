@@ -104,14 +104,15 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
     elif isinstance(student, FeatherFaceV2):
         quiet = report if fabric.is_global_zero else lambda _: None
+        joined = None
         if config.start.factored_crops:
-            start_factored(student, config, store, training_indices, quiet)
+            joined = start_factored(student, config, store, training_indices, quiet)
         if config.start.context_crops:
             fit_context(
                 student.context, learner.maps_of_teacher, config, store, training_indices, quiet
             )
         if config.start.twin_crops:
-            fit_twin(fabric, learner, store, training_indices, quiet)
+            fit_twin(fabric, learner, store, training_indices, quiet, joined)
         average.module.load_state_dict(student.state_dict())
     wrapped, optimiser = fabric.setup(learner, optimiser)
     average.to(fabric.device)

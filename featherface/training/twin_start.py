@@ -1,14 +1,15 @@
-"""First weights of all behind the first stage: learned from crops that V1 has answered once.
+"""First weights of all behind the first stage: learned from crops that a teacher answered once.
 
-The first stage is V1's and stands still, so its maps of some thousand crops are made once, beside
-V1's maps and answers. All the rest then learns from these and the labels, pass after pass, at twice
-the pace of a run that draws new crops and asks V1 about every one.
+The first stage stands still, so its maps of some thousand crops are made once, beside the teacher's
+maps and answers. All the rest then learns from these and the labels, pass after pass, at twice the
+pace of a run that draws new crops and asks about every one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.training.batches import make_loader
+from featherface.training.config import RunConfig
+from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.learner import Learner
 from featherface.training.schedules import learning_rate
 
@@ -32,7 +35,7 @@ FINAL_RATE = 0.005
 
 
 class Answered(NamedTuple):
-    """Crops of one size: their faces, and in float16 what the first stage and V1 made of them."""
+    """Crops of one size: their faces, and in float16 what the first stage and the teacher made."""
 
     labels: Batch
     stage_8: Tensor
@@ -46,20 +49,24 @@ def fit_twin(
     store: Photos,
     indices: np.ndarray,
     report: Callable[[str], None],
+    joined: JoinedTeacher | None = None,
 ) -> None:
     """Teach the student of ``learner`` all but its first stage, in place.
 
     The crops are ``start.twin_crops`` of the run's kind, none of them the run's own; several
-    processes share them. Terms weigh what they do at the run's first step. The batch normalisations
-    keep their statistics.
+    processes share them. Terms weigh what they do at the run's first step. ``joined`` answers in
+    place of the run's teacher. The batch normalisations keep their statistics.
 
     Raises:
-        ConfigError: there is no teacher with maps to show.
+        ConfigError: there is no teacher with maps to show, or it would show them to adapters.
     """
     config, student = learner.config, learner.student
     if not isinstance(student, FeatherFaceV2):
         raise ConfigError("start.twin_crops: teaches V2 alone")
-    batches = answered_batches(fabric, learner, student, store, indices)
+    if learner.adapters is not None:
+        raise ConfigError("start.twin_crops: needs distillation.adapters: false")
+    ask = joined or partial(learner.shown_by_teacher, "start.twin_crops")
+    batches = answered_batches(fabric, student, ask, config, store, indices)
     first = set(student.backbone.stage1.parameters())
     values = [p for p in student.parameters() if p not in first]
     groups: list[dict[str, Any]] = [
@@ -92,7 +99,7 @@ def fit_twin(
         losses.append(float(loss.detach()))
     tenth = max(1, steps // 10)
     report(
-        f"Twin: {len(batches):,} batches answered by V1, {steps:,} steps, loss "
+        f"Twin: {len(batches):,} batches answered once, {steps:,} steps, loss "
         f"{sum(losses[:tenth]) / tenth:.2f} to {sum(losses[-tenth:]) / tenth:.2f}"
     )
 
@@ -100,13 +107,13 @@ def fit_twin(
 @torch.no_grad()
 def answered_batches(
     fabric: Fabric,
-    learner: Learner,
     student: FeatherFaceV2,
+    ask: Callable[[Tensor], tuple[HeadOutputs, FeatureMaps]],
+    config: RunConfig,
     store: Photos,
     indices: np.ndarray,
 ) -> list[Answered]:
-    """This process's share of the crops, each seen once by the first stage and by V1."""
-    config = learner.config
+    """This process's share of the crops, each seen once by the first stage and the teacher."""
     kind = config.model_copy(update={"images": config.start.twin_crops, "seed": config.seed + 1})
     loader = make_loader(
         kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
@@ -116,7 +123,7 @@ def answered_batches(
     for batch in loader:
         batch = batch.to(fabric.device)
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
-        outputs, maps = learner.shown_by_teacher("start.twin_crops", images)
+        outputs, maps = ask(images)
         batches.append(
             Answered(
                 replace(batch, images=batch.images[:, :0]),  # only their size is asked for

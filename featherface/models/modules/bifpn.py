@@ -58,11 +58,16 @@ class BiFPN(nn.Module):
         self.weights_out_32 = nn.Parameter(torch.ones(3))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        levels, second = maps, maps[1:]
-        if self.laterals is not None and self.second_laterals is not None:
-            levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-            second = [lateral(x) for lateral, x in zip(self.second_laterals, second, strict=True)]
-        return both_ways(levels, second, self.node)
+        return both_ways(*self.both_laterals(maps), self.node)
+
+    def both_laterals(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """What enters the way down, and what the way up adds at strides 16 and 32."""
+        if self.laterals is None or self.second_laterals is None:
+            return maps, maps[1:]
+        return (
+            [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)],
+            [lateral(x) for lateral, x in zip(self.second_laterals, maps[1:], strict=True)],
+        )
 
     def node(self, name: str, *maps: Tensor) -> Tensor:
         """The node ``name`` on the maps that its edges bring."""
