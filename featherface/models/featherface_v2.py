@@ -101,11 +101,14 @@ class FeatherFaceV2(nn.Module):
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's."""
-        return self.behind_first_stage(self.backbone.stage1(image))
+        return self.behind_backbone(self.backbone(image))
 
     def behind_first_stage(self, stride_8: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``."""
-        backbone = self.backbone.behind_first_stage(stride_8)
+        return self.behind_backbone(self.backbone.behind_first_stage(stride_8))
+
+    def behind_backbone(self, backbone: list[Tensor]) -> tuple[HeadOutputs, FeatureMaps]:
+        """The same, from the backbone's three maps."""
         neck = self.fused(*self.both_laterals(backbone))
         outputs, towers = self.behind_neck(neck)
         return outputs, FeatureMaps(list(backbone), neck, towers)
