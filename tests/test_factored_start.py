@@ -28,6 +28,7 @@ from featherface.training.distillation import teacher_input, twin_distance
 from featherface.training.factored_start import copy_same, fit_factors, fit_pointwise
 from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.loop import train
+from featherface.training.twin_start import LEARNING_RATE, PASSES
 
 RANKS = {"stage2_rank": 48, "stage3_rank": 40, "lateral_rank": 32, "context_rank": 24}
 FACTORED = {"stage3_channels": 256} | RANKS
@@ -211,7 +212,9 @@ def test_a_run_begins_with_the_fitted_factors(
     assert isinstance(model.laterals[2][0], FactoredPointwise)  # type: ignore[index]
     ours: Any = model.laterals[0]
     theirs: Any = whole.laterals[0]
-    assert torch.allclose(ours[0].weight, theirs[0].weight, atol=0.02)  # some steps away
+    # One step away, and those of the twin start.
+    steps = PASSES * LEARNING_RATE if twin_crops else 0
+    assert torch.allclose(ours[0].weight, theirs[0].weight, atol=0.01 + steps)
 
 
 def test_fitting_to_v1_needs_v1(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ from featherface.training.twin_start import fit_twin
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
+from featherface.training.weight_decay import decay_groups
 
 LOG_EVERY = 20
 
@@ -326,10 +327,7 @@ def make_optimiser(
             for name, parameter in learner.named_parameters()
             if parameter.requires_grad and name.startswith("student.backbone.") == of_backbone
         ]
-        groups += [
-            {"params": [p for p in parameters if p.ndim > 1], "share": share},
-            {"params": [p for p in parameters if p.ndim <= 1], "share": share, "weight_decay": 0.0},
-        ]
+        groups += [group | {"share": share} for group in decay_groups(parameters)]
     return torch.optim.AdamW(
         groups,
         lr=config.optimiser.learning_rate,

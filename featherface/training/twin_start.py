@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from featherface.training.config import RunConfig
 from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.learner import Learner
 from featherface.training.schedules import learning_rate
+from featherface.training.weight_decay import decay_groups
 
 PASSES = 7
 LEARNING_RATE = 1.5e-3
@@ -69,11 +70,7 @@ def fit_twin(
     batches = answered_batches(fabric, student, ask, config, store, indices)
     first = set(student.backbone.stage1.parameters())
     values = [p for p in student.parameters() if p not in first]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in values if p.ndim > 1]},
-        {"params": [p for p in values if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=config.optimiser.weight_decay)
+    optimiser = torch.optim.AdamW(decay_groups(values), weight_decay=config.optimiser.weight_decay)
     weights = learner.term_weights(0.0)
     order = np.random.default_rng((config.seed, fabric.global_rank))
     steps = PASSES * len(batches)
