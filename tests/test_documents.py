@@ -167,9 +167,9 @@ def test_architecture_pictures_are_of_the_models(tmp_path: Path) -> None:
 
     from featherface.analysis.diagram import save_diagram
     from featherface.models.featherface_v1 import FeatherFaceV1
-    from featherface.models.featherface_v2 import FeatherFaceV2
+    from featherface.models.pretrained_v2 import load_v2
 
-    for model, name in ((FeatherFaceV2(), "architecture"), (FeatherFaceV1(), "architecture_v1")):
+    for model, name in ((load_v2(), "architecture"), (FeatherFaceV1(), "architecture_v1")):
         drawn = cv2.imread(str(save_diagram(model, tmp_path / f"{name}.png")))
         kept = cv2.imread(str(ROOT / "docs" / "images" / f"{name}.png"))
         assert drawn.shape == kept.shape

@@ -1,6 +1,6 @@
 """The architecture drawn from the model itself: parts, strides, shapes and where parameters lie.
 
-save_diagram(FeatherFaceV2(), Path("architecture.png"))
+save_diagram(load_v2(), Path("architecture.png"))
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def diagram(
     require_extra("train", "torch", "matplotlib")
     from featherface.analysis.diagram import save_diagram
     from featherface.models.featherface_v1 import FeatherFaceV1
-    from featherface.models.featherface_v2 import FeatherFaceV2
+    from featherface.models.pretrained_v2 import load_v2
 
-    drawn = FeatherFaceV2() if model is Version.v2 else FeatherFaceV1()
+    drawn = load_v2() if model is Version.v2 else FeatherFaceV1()
     typer.echo(f"{save_diagram(drawn, out)} written")
