@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training_loop import draw_photo
+from test_training_loop import draw_photo, make_config
 from torch import Tensor
 
 from featherface.data.pack import pack
@@ -30,28 +30,14 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_config(shards: Path, output: Path, crops: int) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "name": "run",
-            "output": output,
-            "images": 8,
-            "batch": 8,
-            "model": SHAPE,
-            "start": {"context_crops": crops},
-            "data": {
-                "shards": shards,
-                "cache": shards.parent / "cache",
-                "sizes": [(64, 1.0)],
-                "workers": 0,
-            },
-        }
-    )
+def context_run(shards: Path, output: Path, crops: int) -> RunConfig:
+    start = {"context_crops": crops}
+    return make_config(shards, output, (64,), images=8, model=SHAPE, start=start)
 
 
 def test_the_context_comes_nearer_to_the_teachers(shards: Path, tmp_path: Path) -> None:
     """And nothing else moves."""
-    config = make_config(shards, tmp_path, 160)
+    config = context_run(shards, tmp_path, 160)
     torch.manual_seed(0)
     student = FeatherFaceV2(**config.model.model_dump())
     before = {name: value.clone() for name, value in student.state_dict().items()}
@@ -82,4 +68,4 @@ def test_the_context_comes_nearer_to_the_teachers(shards: Path, tmp_path: Path) 
 
 def test_a_run_without_v1_has_no_maps_to_learn_from(shards: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"context_crops.*V1's weights"):
-        loop.train(make_config(shards, tmp_path, 8), accelerator="cpu", report=lambda _: None)
+        loop.train(context_run(shards, tmp_path, 8), accelerator="cpu", report=lambda _: None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_training_loop import draw_photo
+from test_training_loop import draw_photo, make_config
 from torch import nn
 
 from featherface.anchors import make_anchors
@@ -166,23 +166,10 @@ def test_a_v2_that_looks_through_v1s_last_stage(
 
 
 def run_config(tmp_path: Path, **start: object) -> RunConfig:
-    pack([draw_photo(n) for n in range(6)], tmp_path / "train")
-    return RunConfig.model_validate(
-        {
-            "name": "run",
-            "output": tmp_path / "runs",
-            "images": 8,
-            "batch": 8,
-            "model": FACTORED,
-            "start": {"factored_crops": 2} | start,
-            "data": {
-                "shards": tmp_path / "train",
-                "cache": tmp_path / "cache",
-                "sizes": [(64, 1.0)],
-                "workers": 0,
-            },
-        }
-    )
+    shards = tmp_path / "train"
+    pack([draw_photo(n) for n in range(6)], shards)
+    start = {"factored_crops": 2} | start
+    return make_config(shards, tmp_path / "runs", (64,), images=8, model=FACTORED, start=start)
 
 
 @pytest.mark.parametrize("twin_crops", [0, 8])

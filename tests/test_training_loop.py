@@ -46,7 +46,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_config(shards: Path, output: Path, **changes: object) -> RunConfig:
+def make_config(
+    shards: Path, output: Path, sides: tuple[int, ...] = (64, 96), **changes: object
+) -> RunConfig:
+    """A run of seconds on crops of these sides, each as often."""
     values: dict[str, object] = {
         "name": "run",
         "output": output,
@@ -56,7 +59,7 @@ def make_config(shards: Path, output: Path, **changes: object) -> RunConfig:
         "data": {
             "shards": shards,
             "cache": shards.parent / "cache",
-            "sizes": [(64, 0.5), (96, 0.5)],
+            "sizes": [(side, 1 / len(sides)) for side in sides],
             "workers": 0,
         },
     }

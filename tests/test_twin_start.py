@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from test_training_loop import draw_photo
+from test_training_loop import draw_photo, make_config
 from torch import Tensor, nn
 
 from featherface.data.pack import pack
@@ -25,22 +25,12 @@ from featherface.training.twin_start import fit_twin, share_gradients
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     folder = tmp_path_factory.mktemp("data")
     pack([draw_photo(n) for n in range(6)], folder / "train")
-    return RunConfig.model_validate(
-        {
-            "name": "run",
-            "output": folder / "runs",
-            "images": 8,
-            "batch": 8,
-            "model": {"light_ssh": 2, "weighted": True},
-            "start": {"twin_crops": 32},
-            "data": {
-                "shards": folder / "train",
-                "cache": folder / "cache",
-                "sizes": [(64, 0.5), (96, 0.5)],
-                "workers": 0,
-            },
-            "distillation": {"adapters": False, "schedule": [(0.0, 1.0, 0.5, 0.5)]},
-        }
+    return make_config(
+        folder / "train",
+        folder / "runs",
+        images=8,
+        start={"twin_crops": 32},
+        distillation={"adapters": False, "schedule": [(0.0, 1.0, 0.5, 0.5)]},
     )
 
 
