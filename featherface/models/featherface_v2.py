@@ -1,7 +1,7 @@
 """FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
-      backbone          MobileNetV1 x0.25, 1x1 convolutions of the last stages in two factors
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
       light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
@@ -33,12 +33,11 @@ from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
 class FeatherFaceV2(nn.Module):
-    """The student; what the package ships is ``pretrained_v2.load_v2()``, in its file's shape.
+    """The student; without arguments it is the configuration that the package ships.
 
-    A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole. Without
-    arguments it is the light V2, which begins with V1's layers but for a third stage cut to 80
-    channels. ``weighted=False``, ``light_ssh=0`` and 64 such channels are the grouped V2: plain
-    sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
+    A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
+    ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
+    plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
     """
 
     def __init__(
