@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from test_training_loop import draw_photo, make_config
 from torch import nn
 
 from featherface.anchors import make_anchors
 from featherface.data.pack import pack
-from featherface.errors import ConfigError
+from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.modules.factored_pointwise import FactoredPointwise, pointwise
@@ -29,6 +30,7 @@ from featherface.training.factored_start import copy_same, fit_factors, fit_poin
 from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.loop import train
 from featherface.training.twin_start import LEARNING_RATE, PASSES
+from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 
 RANKS = {"stage2_rank": 48, "stage3_rank": 40, "lateral_rank": 32, "context_rank": 24}
 FACTORED = {"stage3_channels": 256} | RANKS
@@ -207,3 +209,10 @@ def test_a_run_begins_with_the_fitted_factors(
 def test_fitting_to_v1_needs_v1(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"factored_crops: needs start\.v1, the weights of V1"):
         train(run_config(tmp_path), accelerator="cpu")
+
+
+def test_a_copy_of_whole_convolutions_is_refused(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "v1.safetensors")
+    for warm_start in (warm_start_from_v1, warm_start_from_imagenet):
+        with pytest.raises(WeightsError, match=r"begin with start\.factored_crops"):
+            warm_start(FeatherFaceV2(**FACTORED), tmp_path / "v1.safetensors")

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.bifpn import shares
+from featherface.models.modules.factored_pointwise import FactoredPointwise
 from featherface.models.modules.light_bifpn import FusionNode
 from featherface.models.weight_files import first_line
 from featherface.training.distillation import V1_CHANNEL_MEANS
@@ -81,6 +82,11 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) 
     Returns the indices of stage 3's channels that were kept, None for all.
     """
     backbone = model.backbone
+    if any(isinstance(module, FactoredPointwise) for module in backbone.modules()):
+        raise WeightsError(
+            "these layers do not fit convolutions in two factors: set model.stage2_rank and "
+            "model.stage3_rank to 0, or begin with start.factored_crops"
+        )
     stem = state[f"{prefix}stage1.0.0.weight"]
     layers = {1: 11, 2: 12, 3: 4}
     for stage, count in layers.items():
