@@ -42,8 +42,9 @@ def warm_start_from_v1(model: FeatherFaceV2, path: Path) -> None:
     """Fill ``model`` from V1's weight file, in place.
 
     Raises:
-        WeightsError: the file cannot be read or lacks a layer.
+        WeightsError: the file cannot be read or lacks a layer, or a layer here is in two factors.
     """
+    refuse_factors(model.backbone, model.laterals)
     state = read_state(path)
     try:
         with torch.no_grad():
@@ -58,12 +59,22 @@ def warm_start_from_v1(model: FeatherFaceV2, path: Path) -> None:
 
 def warm_start_from_imagenet(model: FeatherFaceV2, path: Path) -> None:
     """Fill the backbone of ``model`` from a MobileNetV1 x0.25 classifier, in place."""
+    refuse_factors(model.backbone)
     state = read_state(path)
     try:
         with torch.no_grad():
             copy_backbone(model, state, "", reader="fc.weight")
     except KeyError as error:
         raise WeightsError(f"{path}: no layer {error} in it; is it MobileNetV1 x0.25?") from None
+
+
+def refuse_factors(*parts: nn.Module) -> None:
+    """Only whole convolutions can be copied."""
+    if any(isinstance(module, FactoredPointwise) for part in parts for module in part.modules()):
+        raise WeightsError(
+            "whole convolutions cannot be copied to those in two factors: set the ranks of the "
+            "model's section to 0, or begin with start.factored_crops"
+        )
 
 
 def read_state(path: Path) -> State:
@@ -82,11 +93,6 @@ def copy_backbone(model: FeatherFaceV2, state: State, prefix: str, reader: str) 
     Returns the indices of stage 3's channels that were kept, None for all.
     """
     backbone = model.backbone
-    if any(isinstance(module, FactoredPointwise) for module in backbone.modules()):
-        raise WeightsError(
-            "these layers do not fit convolutions in two factors: set model.stage2_rank and "
-            "model.stage3_rank to 0, or begin with start.factored_crops"
-        )
     stem = state[f"{prefix}stage1.0.0.weight"]
     layers = {1: 11, 2: 12, 3: 4}
     for stage, count in layers.items():
