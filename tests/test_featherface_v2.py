@@ -30,10 +30,13 @@ FACTORED = LIGHT | {
     "lateral_rank": 32,
     "context_rank": 24,
 }
+DETAILED = LIGHT | {"stage3_channels": 24, "detail_channels": 48}
 
 
 @pytest.fixture(
-    scope="module", params=[EARLIER_SHAPE, LIGHT, FACTORED], ids=["grouped", "light", "factored"]
+    scope="module",
+    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED],
+    ids=["grouped", "light", "factored", "detailed"],
 )
 def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
@@ -66,6 +69,27 @@ def test_outputs_have_one_row_an_anchor(model: FeatherFaceV2) -> None:
     assert outputs.box_deltas.shape == (2, anchors, 4)
     assert outputs.landmark_deltas.shape == (2, anchors, 10)
     assert [x.shape[2:] for x in maps.neck] == [(12, 20), (6, 10), (3, 5)]
+
+
+def test_the_detail_stem_adds_to_stride_8_alone() -> None:
+    torch.manual_seed(0)
+    model = FeatherFaceV2(**DETAILED).eval()
+    without = FeatherFaceV2(**LIGHT | {"stage3_channels": 24}).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    image = torch.rand(1, 3, 96, 128) * 255
+    finest = 12 * 16 * 2
+    with torch.no_grad():
+        outputs, maps = model.forward_with_features(image)
+        plain, plain_maps = without.forward_with_features(image)
+        for one, other in zip(outputs, plain, strict=True):
+            assert not torch.equal(one[:, :finest], other[:, :finest])
+            assert torch.equal(one[:, finest:], other[:, finest:])
+        for one, other in zip(maps.neck, plain_maps.neck, strict=True):
+            assert torch.equal(one, other)  # what V1's maps are compared with
+        norm = model.detail[-1]  # type: ignore[index]
+        norm.weight.zero_()
+        norm.bias.zero_()
+        torch.testing.assert_close(model(image), plain)
 
 
 def test_an_anchor_follows_its_cell(model: FeatherFaceV2) -> None:
@@ -137,8 +161,8 @@ def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
 
 def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    shape = FACTORED if len(model.backbone.stage3[1][4].weight) == 256 else LIGHT
-    told = json.dumps(shape if len(model.second_laterals) else {})
+    width = len(model.backbone.stage3[1][4].weight)
+    told = json.dumps({256: FACTORED, 80: LIGHT, 24: DETAILED}.get(width, {}))
     save_weights(model, path, {"model": "FeatherFaceV2", "arguments": told})
     again = load_v2(path)
     for name, tensor in model.state_dict().items():

@@ -83,6 +83,12 @@ def test_processes_go_on_with_the_mean_of_their_gradients() -> None:
     assert unused.grad is None
 
 
+def test_a_second_look_at_the_image_is_refused(config: RunConfig) -> None:
+    model = config.model.model_copy(update={"detail_channels": 12})
+    with pytest.raises(ConfigError, match=r"start\.twin_crops: needs model\.detail_channels: 0"):
+        train(config.model_copy(update={"model": model}), accelerator="cpu")
+
+
 def test_no_maps_to_learn_from(config: RunConfig) -> None:
     with pytest.raises(ConfigError, match=r"start\.twin_crops: needs V1's weights as distillation"):
         train(config, accelerator="cpu")

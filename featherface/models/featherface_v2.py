@@ -5,6 +5,7 @@
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
       light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
+      detail stem       added at stride 8, where there is one: a second way from the image
       light SSH         two separable blocks a level
       grouped heads     one 1x1 convolution a level for class, box and landmarks
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
@@ -24,6 +25,7 @@ from featherface.anchors import STRIDES
 from featherface.models.backbone import MobileNetV1
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
+from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
@@ -36,6 +38,7 @@ class FeatherFaceV2(nn.Module):
     """The student; without arguments it is the configuration that the package ships.
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
+    ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
     """
@@ -54,6 +57,7 @@ class FeatherFaceV2(nn.Module):
         stage3_rank: int = 0,
         lateral_rank: int = 0,
         context_rank: int = 0,
+        detail_channels: int = 0,
     ) -> None:
         super().__init__()
 
@@ -80,6 +84,7 @@ class FeatherFaceV2(nn.Module):
             for _ in STRIDES
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
+        self.detail = DetailStem(detail_channels, channels) if detail_channels else None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""
@@ -89,10 +94,10 @@ class FeatherFaceV2(nn.Module):
         return levels, again
 
     def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
-        """The neck, of what the laterals and the second laterals gave."""
+        """The neck before its ReLU, of what the laterals and the second laterals gave."""
         for fusion in self.fusions:
             levels, again = fusion(levels, again), []
-        return [gate(x).relu() for gate, x in zip(self.attention, levels, strict=True)]
+        return [gate(x) for gate, x in zip(self.attention, levels, strict=True)]
 
     def behind_neck(self, neck: list[Tensor]) -> tuple[HeadOutputs, list[Tensor]]:
         """Head outputs, and what the heads read."""
@@ -101,17 +106,25 @@ class FeatherFaceV2(nn.Module):
         return self.heads.predict(towers), towers
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
-        """Head outputs and the maps that distillation compares with V1's."""
-        return self.behind_backbone(self.backbone(image))
+        """Head outputs and the maps that distillation compares with V1's.
+
+        V1 has no detail stem: the neck's map at stride 8 is told without what that adds to it.
+        """
+        detail = None if self.detail is None else self.detail(image)
+        return self.behind_backbone(self.backbone(image), detail)
 
     def behind_first_stage(self, stride_8: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``."""
+        """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``; without detail stem."""
         return self.behind_backbone(self.backbone.behind_first_stage(stride_8))
 
-    def behind_backbone(self, backbone: list[Tensor]) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same, from the backbone's three maps."""
-        neck = self.fused(*self.both_laterals(backbone))
-        outputs, towers = self.behind_neck(neck)
+    def behind_backbone(
+        self, backbone: list[Tensor], detail: Tensor | None = None
+    ) -> tuple[HeadOutputs, FeatureMaps]:
+        """The same, from the backbone's three maps and the detail stem's."""
+        fused = self.fused(*self.both_laterals(backbone))
+        neck = [x.relu() for x in fused]
+        read = neck if detail is None else [(fused[0] + detail).relu(), *neck[1:]]
+        outputs, towers = self.behind_neck(read)
         return outputs, FeatureMaps(list(backbone), neck, towers)
 
     def forward(self, image: Tensor) -> HeadOutputs:

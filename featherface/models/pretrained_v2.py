@@ -18,6 +18,7 @@ EARLIER_SHAPE = {
     "stage3_rank": 0,
     "lateral_rank": 0,
     "context_rank": 0,
+    "detail_channels": 0,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

@@ -17,13 +17,16 @@ from featherface.errors import ConfigError
 
 # Added since runs were recorded: out of the fingerprint at these values, so that those runs keep
 # theirs.
-LATER_FIELDS = {
+LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "stage2_rank"): 0,
     ("model", "stage3_rank"): 0,
     ("model", "lateral_rank"): 0,
     ("model", "context_rank"): 0,
+    ("model", "detail_channels"): 0,
     ("start", "factored_crops"): 0,
     ("start", "twin_crops"): 0,
+    ("start", "detail_crops"): 0,
+    ("start", "detail_teachers"): [],
     ("loss", "quality"): 0.0,
     ("loss", "quality_full"): 1.0,
     ("loss", "quality_largest"): 0.0,
@@ -57,6 +60,22 @@ class ModelConfig(Section):
     stage3_rank: int = Field(0, ge=0, description="the same in the last stage")
     lateral_rank: int = Field(0, ge=0, description="the same of stride 32's lateral")
     context_rank: int = Field(0, ge=0, description="the same of the context, at all strides")
+    detail_channels: int = Field(
+        0, ge=0, multiple_of=3, description="of a second stem for tiny faces, at stride 4; 0: none"
+    )
+
+
+class MapTeacherConfig(Section):
+    """Maps inside a detector's ONNX file, by the names they have there.
+
+    It takes pixels minus ``mean`` over ``scale``, in BGR order where ``bgr`` says so.
+    """
+
+    path: Path
+    maps: list[str] = Field(min_length=1)
+    bgr: bool = False
+    mean: float = 0.0
+    scale: float = Field(1.0, gt=0)
 
 
 class StartConfig(Section):
@@ -82,6 +101,13 @@ class StartConfig(Section):
         description="crops, answered by V1 once, from which all behind the first stage learns "
         "before the first step",
     )
+    detail_crops: int = Field(
+        0,
+        ge=0,
+        description="crops by whose labels and ``detail_teachers`` the detail stem learns before "
+        "the first step; ``weights`` may be of a V2 without one",
+    )
+    detail_teachers: list[MapTeacherConfig] = []
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"
     )

@@ -49,7 +49,7 @@ def start_factored(
     returned. Without it all is V1's, ``start.v1``, and so are all laterals.
 
     Raises:
-        ConfigError: ``start.v1`` names no file.
+        ConfigError: ``start.v1`` names no file, or a model here has a detail stem.
         WeightsError: a file is missing or wrong.
     """
     start = config.start
@@ -64,6 +64,8 @@ def start_factored(
         paths = start.weights if isinstance(start.weights, list) else [start.weights]
         whole = load_v2(paths[0])
         load_mean_weights(whole, paths)
+    if model.detail is not None or whole.detail is not None:
+        raise ConfigError("start.factored_crops: fits no detail stem; set model.detail_channels: 0")
     crops = crops_of_side(config, store, indices, SIDE)
     samples = [crops[AFTER_SAMPLES + i] for i in range(start.factored_crops)]
     device = next(model.parameters()).device
@@ -110,7 +112,7 @@ def fit_factors(
         )
     ]
     distance = float(twin_distance(levels[last:], first[last:]))
-    neck = model.fused(levels, again)
+    neck = [x.relu() for x in model.fused(levels, again)]
     for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
         fit_layers(list(ours.children()), list(theirs.children()), x, x)
     return distance

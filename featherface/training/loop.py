@@ -34,6 +34,7 @@ from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.context_start import fit_context
+from featherface.training.detail_start import fit_detail
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.factored_start import start_factored
 from featherface.training.graphed_step import GraphedStep
@@ -114,6 +115,8 @@ def train(
             )
         if config.start.twin_crops:
             fit_twin(fabric, learner, store, training_indices, quiet, joined)
+        if config.start.detail_crops:
+            fit_detail(fabric, learner, store, training_indices, quiet)
         average.module.load_state_dict(student.state_dict())
     wrapped, optimiser = fabric.setup(learner, optimiser)
     average.to(fabric.device)
@@ -262,15 +265,25 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     start = config.start
     if start.factored_crops:
         return model  # fitted to other weights when there are crops
-    if isinstance(start.weights, list):
-        load_mean_weights(model, start.weights)
+    if start.weights is not None and start.detail_crops:
+        plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
+        load_start(plain, start.weights)
+        model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
     elif start.weights is not None:
-        load_weights(model, start.weights)
+        load_start(model, start.weights)
     elif start.v1 is not None:
         warm_start_from_v1(model, start.v1)
     elif start.imagenet is not None:
         warm_start_from_imagenet(model, start.imagenet)
     return model
+
+
+def load_start(model: FeatherFaceV2, weights: Path | list[Path]) -> None:
+    """One file, or the mean of several."""
+    if isinstance(weights, list):
+        load_mean_weights(model, weights)
+    else:
+        load_weights(model, weights)
 
 
 def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:

@@ -59,11 +59,14 @@ def fit_twin(
     place of the run's teacher. The batch normalisations keep their statistics.
 
     Raises:
-        ConfigError: there is no teacher with maps to show, or it would show them to adapters.
+        ConfigError: there is no teacher with maps to show, or it would show them to adapters, or
+            the student looks at the image a second time.
     """
     config, student = learner.config, learner.student
     if not isinstance(student, FeatherFaceV2):
         raise ConfigError("start.twin_crops: teaches V2 alone")
+    if student.detail is not None:
+        raise ConfigError("start.twin_crops: needs model.detail_channels: 0, as it keeps no image")
     if learner.adapters is not None:
         raise ConfigError("start.twin_crops: needs distillation.adapters: false")
     ask = joined or partial(learner.shown_by_teacher, "start.twin_crops")

@@ -1,0 +1,177 @@
+"""The detail stem's first weights: learned from labels and from other detectors' maps.
+
+Everything else stands still but the context and the predictor of stride 8, which are to read what
+the stem adds. Labels alone say little to a stem that begins by chance: few cells have a face. The
+maps of detectors that find tiny faces (FitNets, Romero et al., ICLR 2015) say something about every
+cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from featherface.data.augmentation import Photos
+from featherface.errors import ConfigError
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.training.batches import make_loader, total_batches
+from featherface.training.learner import Learner
+from featherface.training.losses import label_losses
+from featherface.training.map_teacher import MapTeacher
+from featherface.training.schedules import learning_rate
+from featherface.training.twin_start import share_gradients
+from featherface.training.weight_decay import decay_groups
+
+LEARNING_RATE = 6e-3
+READERS_RATE = 0.3  # the context's and the predictor's, of the stem's
+WARMUP = 0.04
+FINAL_RATE = 0.01
+FROZEN_FROM = 0.6  # progress from which on batch normalisations stand still
+FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
+LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
+
+
+def fit_detail(
+    fabric: Fabric,
+    learner: Learner,
+    store: Photos,
+    indices: np.ndarray,
+    report: Callable[[str], None],
+) -> None:
+    """Teach the detail stem of ``learner``'s student, in place, by ``start.detail_crops`` crops.
+
+    Several processes share the crops, none of which is the run's own.
+
+    Raises:
+        ConfigError: the student has no detail stem, or a teacher's map is of another stride than
+            4 and 8.
+        WeightsError: a teacher's file cannot be read.
+    """
+    config, student = learner.config, learner.student
+    if not isinstance(student, FeatherFaceV2) or student.detail is None:
+        raise ConfigError("start.detail_crops: needs model.detail_channels")
+    stem = student.detail
+    teachers = [MapTeacher(one) for one in config.start.detail_teachers]
+    kind = config.model_copy(
+        update={"images": config.start.detail_crops, "seed": config.seed + 2, "snapshots": []}
+    )
+    loader = make_loader(
+        kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
+    )
+    steps = total_batches(kind, fabric.world_size)
+    learned_before = {p: p.requires_grad for p in student.parameters()}
+    readers = [*student.context[0].parameters(), *student.heads.predictors[0].parameters()]
+    student.eval().requires_grad_(False)
+    stem.requires_grad_(True)
+    for parameter in readers:
+        parameter.requires_grad_(True)
+    nn.init.constant_(stem.scale, FIRST_SCALE)
+    hints: Hints | None = None
+    optimiser: torch.optim.Optimizer | None = None
+    values: list[nn.Parameter] = []
+    losses: list[float] = []
+    for step, batch in enumerate(loader):
+        batch = batch.to(fabric.device)
+        images = batch.images.float().contiguous(memory_format=torch.channels_last)
+        wanted = [x for teacher in teachers for x in teacher(images)]
+        if hints is None or optimiser is None:
+            hints = Hints(stem.widths, images, wanted, config.seed).to(fabric.device)
+            share_statistics(fabric, hints)
+            own = [*stem.parameters(), *hints.parameters()]
+            values = [*own, *readers]
+            optimiser = torch.optim.AdamW(
+                [
+                    {**group, "rate": rate}
+                    for rate, part in ((1.0, own), (READERS_RATE, readers))
+                    for group in decay_groups(part)
+                ],
+                weight_decay=config.optimiser.weight_decay,
+            )
+        training = step < FROZEN_FROM * steps
+        if stem.training and not training:
+            share_statistics(fabric, stem)
+        stem.train(training)
+        for group in optimiser.param_groups:
+            rate = learning_rate(step / steps, LEARNING_RATE, WARMUP, FINAL_RATE)
+            group["lr"] = group["rate"] * rate
+        with torch.no_grad():
+            fused = student.fused(*student.both_laterals(student.backbone(images)))
+        detail, *maps = stem.forward_with_maps(images)
+        outputs, _ = student.behind_neck([x.relu() for x in (fused[0] + detail, *fused[1:])])
+        targets = learner.match(batch, outputs)
+        terms = label_losses(outputs, learner.anchors_of(images), targets, config.loss)
+        loss = torch.stack([*terms.values(), hints(maps, wanted)]).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        share_gradients(fabric, values)
+        nn.utils.clip_grad_norm_(values, config.optimiser.clip_norm)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    student.eval()
+    for parameter, learns in learned_before.items():
+        parameter.requires_grad_(learns)
+    tenth = max(1, steps // 10)
+    report(
+        f"Detail stem: {steps:,} steps, loss {sum(losses[:tenth]) / tenth:.2f} to "
+        f"{sum(losses[-tenth:]) / tenth:.2f}"
+    )
+
+
+class Hints(nn.Module):
+    """How far the stem's maps, by a 1x1 convolution each, are from the teachers'.
+
+    Each channel weighs by its spread in the first batch. ``widths`` are the stem's channels at
+    strides 4 and 8.
+
+    Raises:
+        ConfigError: a teacher's map has another stride.
+    """
+
+    spreads: list[Tensor]
+
+    def __init__(
+        self, widths: tuple[int, int], images: Tensor, wanted: list[Tensor], seed: int
+    ) -> None:
+        super().__init__()
+        strides = [images.shape[2] // x.shape[2] for x in wanted]
+        if not set(strides) <= {4, 8}:
+            raise ConfigError(
+                f"start.detail_teachers: maps of strides {strides}; the detail stem has 4 and 8"
+            )
+        self.levels = [0 if stride == 4 else 1 for stride in strides]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.adapters = nn.ModuleList(
+                nn.Conv2d(widths[level], x.shape[1], 1)
+                for level, x in zip(self.levels, wanted, strict=True)
+            )
+        for number, x in enumerate(wanted):
+            spread = x.var((0, 2, 3))
+            spread = spread.clamp_min(LEAST_SPREAD * float(spread.mean()))
+            self.register_buffer(f"spread_{number}", spread[:, None, None])
+
+    def forward(self, maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """The sum over the teachers' maps."""
+        total = maps[0].new_zeros(())
+        for number, (adapter, level, x) in enumerate(
+            zip(self.adapters, self.levels, wanted, strict=True)
+        ):
+            distance = (adapter(maps[level]) - x).square() / getattr(self, f"spread_{number}")
+            total = total + distance.mean()
+        return total
+
+
+@torch.no_grad()
+def share_statistics(fabric: Fabric, module: nn.Module) -> None:
+    """Every process goes on with the mean of their buffers."""
+    if fabric.world_size == 1:
+        return
+    for buffer in module.buffers():
+        if buffer.is_floating_point():
+            mean = fabric.all_reduce(buffer, reduce_op="mean")
+            assert isinstance(mean, Tensor)
+            buffer.copy_(mean)

@@ -1,0 +1,152 @@
+"""The detail stem's start: learned from labels and other detectors' maps; nothing else moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from lightning_fabric import Fabric
+from onnx import TensorProto, helper, numpy_helper
+from test_training_loop import draw_photo, make_config
+from torch import nn
+
+from featherface.data.pack import pack
+from featherface.data.shards import PhotoStore
+from featherface.errors import ConfigError, WeightsError
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.pretrained_v2 import load_v2
+from featherface.models.weight_files import save_weights
+from featherface.training.config import MapTeacherConfig, RunConfig
+from featherface.training.detail_start import Hints, fit_detail, share_statistics
+from featherface.training.learner import Learner
+from featherface.training.loop import train
+from featherface.training.map_teacher import MapTeacher
+
+WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (6, 3, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network of one image, as others make them: maps of strides 4 and 8 inside, a score out."""
+    down = helper.make_node("MaxPool", ["quarter"], ["eighth"], kernel_shape=[2, 2], strides=[2, 2])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["input", "kernel"], ["conv"], strides=[4, 4]),
+            helper.make_node("Relu", ["conv"], ["quarter"]),
+            down,
+            helper.make_node("GlobalMaxPool", ["eighth"], ["score"]),
+        ],
+        "peer",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [1, 6, 1, 1])],
+        [numpy_helper.from_array(WEIGHTS, "kernel")],
+    )
+    path = tmp_path_factory.mktemp("peer") / "peer.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, peer: Path) -> RunConfig:
+    folder = tmp_path_factory.mktemp("data")
+    pack([draw_photo(n) for n in range(6)], folder / "train")
+    return make_config(
+        folder / "train",
+        folder / "runs",
+        images=8,
+        model={"detail_channels": 12},
+        start={
+            "detail_crops": 240,
+            "detail_teachers": [{"path": peer, "maps": ["quarter", "eighth"], "scale": 64.0}],
+        },
+    )
+
+
+def test_maps_are_those_of_the_network(peer: Path) -> None:
+    images = torch.rand(2, 3, 32, 64) * 255
+    teacher = MapTeacher(
+        MapTeacherConfig(path=peer, maps=["eighth", "quarter"], bgr=True, mean=127.5, scale=128.0)
+    )
+    eighth, quarter = teacher(images)
+    pixels = (images.flip(1) - 127.5) / 128
+    expected = nn.functional.conv2d(pixels, torch.from_numpy(WEIGHTS), stride=4).relu()
+    torch.testing.assert_close(quarter, expected)
+    torch.testing.assert_close(eighth, nn.functional.max_pool2d(expected, 2))
+
+
+def test_the_stem_and_what_reads_it_learn(config: RunConfig) -> None:
+    store = PhotoStore(config.data.shards, config.data.cache)
+    torch.manual_seed(0)
+    student = FeatherFaceV2(**config.model.model_dump())
+    student.backbone.stage1[0].requires_grad_(False)
+    learns = {n: p.requires_grad for n, p in student.named_parameters()}
+    before = {n: x.clone() for n, x in student.state_dict().items()}
+    said: list[str] = []
+    learner = Learner(student, config, None)
+    fit_detail(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
+    assert {n: p.requires_grad for n, p in student.named_parameters()} == learns
+    moved = {n for n, x in student.state_dict().items() if not torch.equal(x, before[n])}
+    may_move = ("detail.", "context.0.", "heads.predictors.0.")
+    assert all(name.startswith(may_move) for name in moved)
+    for part in may_move:
+        names = {n for n in learns if n.startswith(part)}
+        assert len(names & moved) > 0.9 * len(names)
+    first, last = (float(x) for x in said[0].split("loss ")[1].split(" to "))
+    assert said[0].startswith("Detail stem: 30 steps, loss ")
+    assert last < 0.8 * first
+
+
+def test_a_run_begins_with_a_v2_without_the_stem(config: RunConfig, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    plain = FeatherFaceV2()
+    save_weights(plain, tmp_path / "plain.safetensors", {})
+    start = config.start.model_copy(
+        update={"weights": tmp_path / "plain.safetensors", "detail_crops": 16}
+    )
+    changed = config.model_copy(update={"start": start, "output": tmp_path})
+    said: list[str] = []
+    model = load_v2(train(changed, accelerator="cpu", report=said.append))
+    assert any(x.startswith("Detail stem: 2 steps") for x in said)
+    assert model.detail is not None
+    ours, theirs = model.backbone.stage3[0][3].weight, plain.backbone.stage3[0][3].weight
+    torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)  # one step away
+
+
+def test_maps_of_other_strides_are_refused() -> None:
+    images, wanted = torch.zeros(1, 3, 64, 64), [torch.rand(1, 5, 4, 4)]
+    with pytest.raises(ConfigError, match=r"maps of strides \[16\]; the detail stem has 4 and 8"):
+        Hints((12, 64), images, wanted, seed=0)
+
+
+def test_names_and_files_that_do_not_exist(peer: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"peer\.onnx has no map '999' inside"):
+        MapTeacher(MapTeacherConfig(path=peer, maps=["999"]))
+    for path in (tmp_path / "none.onnx", tmp_path / "text.onnx"):
+        if path.stem == "text":
+            path.write_text("no network")
+        with pytest.raises(WeightsError, match="cannot be read as ONNX"):
+            MapTeacher(MapTeacherConfig(path=path, maps=["a"]))
+
+
+def test_a_model_without_the_stem_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    model = config.model.model_copy(update={"detail_channels": 0})
+    with pytest.raises(ConfigError, match=r"start\.detail_crops: needs model\.detail_channels"):
+        train(config.model_copy(update={"model": model, "output": tmp_path}), accelerator="cpu")
+
+
+def test_processes_go_on_with_the_mean_of_their_statistics() -> None:
+    class TwoProcesses:
+        world_size = 2
+
+        def all_reduce(self, values: torch.Tensor, reduce_op: str) -> torch.Tensor:
+            assert reduce_op == "mean"
+            return (values + 3) / 2  # the other has threes
+
+    norm = nn.BatchNorm2d(2)
+    share_statistics(TwoProcesses(), norm)  # type: ignore[arg-type]
+    assert norm.running_mean.tolist() == [1.5, 1.5]  # type: ignore[union-attr]
+    assert norm.running_var.tolist() == [2.0, 2.0]  # type: ignore[union-attr]
