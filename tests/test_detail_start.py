@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,10 @@ from featherface.models.weight_files import save_weights
 from featherface.training.config import MapTeacherConfig, RunConfig
 from featherface.training.detail_start import Hints, fit_detail, share_statistics
 from featherface.training.learner import Learner
-from featherface.training.loop import train
+from featherface.training.loop import build_student, train
 from featherface.training.map_teacher import MapTeacher
 
+LIGHT = {"weighted": True, "light_ssh": 2}
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (6, 3, 4, 4)).astype(np.float32)
 
 
@@ -114,6 +116,19 @@ def test_a_run_begins_with_a_v2_without_the_stem(config: RunConfig, tmp_path: Pa
     assert model.detail is not None
     ours, theirs = model.backbone.stage3[0][3].weight, plain.backbone.stage3[0][3].weight
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)  # one step away
+
+
+def test_a_stem_that_is_there_learns_on(config: RunConfig, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    first = FeatherFaceV2(detail_channels=12)
+    told = {"arguments": json.dumps({"stage3_channels": 80, "detail_channels": 12} | LIGHT)}
+    save_weights(first, tmp_path / "first.safetensors", told)
+    start = config.start.model_copy(
+        update={"weights": tmp_path / "first.safetensors", "detail_crops": 8}
+    )
+    student = build_student(config.model_copy(update={"start": start}))
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(student.state_dict()[name], value)
 
 
 def test_maps_of_other_strides_are_refused() -> None:

@@ -31,7 +31,6 @@ READERS_RATE = 0.3  # the context's and the predictor's, of the stem's
 WARMUP = 0.04
 FINAL_RATE = 0.01
 FROZEN_FROM = 0.6  # progress from which on batch normalisations stand still
-FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
 LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
 
 
@@ -69,7 +68,6 @@ def fit_detail(
     stem.requires_grad_(True)
     for parameter in readers:
         parameter.requires_grad_(True)
-    nn.init.constant_(stem.scale, FIRST_SCALE)
     hints: Hints | None = None
     optimiser: torch.optim.Optimizer | None = None
     values: list[nn.Parameter] = []

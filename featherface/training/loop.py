@@ -29,6 +29,7 @@ from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.pretrained import load_v1
+from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
@@ -265,7 +266,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     start = config.start
     if start.factored_crops:
         return model  # fitted to other weights when there are crops
-    if start.weights is not None and start.detail_crops:
+    if start.weights is not None and start.detail_crops and not has_stem(start.weights):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
         load_start(plain, start.weights)
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
@@ -276,6 +277,11 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     elif start.imagenet is not None:
         warm_start_from_imagenet(model, start.imagenet)
     return model
+
+
+def has_stem(weights: Path | list[Path]) -> bool:
+    """Whether the V2 in the file, or the first of several, has a detail stem."""
+    return load_v2(weights[0] if isinstance(weights, list) else weights).detail is not None
 
 
 def load_start(model: FeatherFaceV2, weights: Path | list[Path]) -> None:

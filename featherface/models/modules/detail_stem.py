@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from featherface.models.backbone import ConvBlock, SeparableBlock
 
 NEGATIVE_SLOPE = 0.1
+FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
 AT_STRIDE_4, AT_STRIDE_8 = 2, 4  # the layers whose maps are told
 
 
@@ -32,6 +33,7 @@ class DetailStem(nn.Sequential):
             nn.BatchNorm2d(outputs),
         )
         self.widths = channels, outputs
+        nn.init.constant_(self.scale, FIRST_SCALE)
 
     @property
     def scale(self) -> nn.Parameter:
