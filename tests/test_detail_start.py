@@ -21,7 +21,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training.config import MapTeacherConfig, RunConfig
-from featherface.training.detail_start import Hints, fit_detail, share_statistics
+from featherface.training.detail_start import Hints, fit_detail, share_values
 from featherface.training.learner import Learner
 from featherface.training.loop import build_student, train
 from featherface.training.map_teacher import MapTeacher
@@ -133,8 +133,18 @@ def test_a_stem_that_is_there_learns_on(config: RunConfig, tmp_path: Path) -> No
 
 def test_maps_of_other_strides_are_refused() -> None:
     images, wanted = torch.zeros(1, 3, 64, 64), [torch.rand(1, 5, 4, 4)]
+    maps = [torch.rand(1, 12, 16, 16), torch.rand(1, 64, 8, 8)]
     with pytest.raises(ConfigError, match=r"maps of strides \[16\]; the detail stem has 4 and 8"):
-        Hints((12, 64), images, wanted, seed=0)
+        Hints(images, maps, wanted)
+
+
+def test_what_a_map_holds_already_is_no_distance() -> None:
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 4, 16, 16), torch.randn(2, 6, 8, 8)]
+    wanted = [2 * maps[1][:, :3] + 1, maps[0].flip(1)]
+    hints = Hints(torch.zeros(2, 3, 64, 64), maps, wanted)
+    assert float(hints(maps, wanted)) < 1e-3
+    assert float(hints(maps, [x + 1 for x in wanted])) > 0.1
 
 
 def test_names_and_files_that_do_not_exist(peer: Path, tmp_path: Path) -> None:
@@ -162,6 +172,6 @@ def test_processes_go_on_with_the_mean_of_their_statistics() -> None:
             return (values + 3) / 2  # the other has threes
 
     norm = nn.BatchNorm2d(2)
-    share_statistics(TwoProcesses(), norm)  # type: ignore[arg-type]
+    share_values(TwoProcesses(), norm.buffers())  # type: ignore[arg-type]
     assert norm.running_mean.tolist() == [1.5, 1.5]  # type: ignore[union-attr]
     assert norm.running_var.tolist() == [2.0, 2.0]  # type: ignore[union-attr]

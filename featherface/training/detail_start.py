@@ -8,7 +8,7 @@ cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ READERS_RATE = 0.3  # the context's and the predictor's, of the stem's
 WARMUP = 0.04
 FINAL_RATE = 0.01
 FROZEN_FROM = 0.6  # progress from which on batch normalisations stand still
+RIDGE = 1e-4
 LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
 
 
@@ -77,8 +78,10 @@ def fit_detail(
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
         wanted = [x for teacher in teachers for x in teacher(images)]
         if hints is None or optimiser is None:
-            hints = Hints(stem.widths, images, wanted, config.seed).to(fabric.device)
-            share_statistics(fabric, hints)
+            with torch.no_grad():
+                shown = stem.forward_with_maps(images)[1:]
+            hints = Hints(images, list(shown), wanted).to(fabric.device)
+            share_values(fabric, [*hints.buffers(), *hints.parameters()])
             own = [*stem.parameters(), *hints.parameters()]
             values = [*own, *readers]
             optimiser = torch.optim.AdamW(
@@ -91,7 +94,7 @@ def fit_detail(
             )
         training = step < FROZEN_FROM * steps
         if stem.training and not training:
-            share_statistics(fabric, stem)
+            share_values(fabric, stem.buffers())
         stem.train(training)
         for group in optimiser.param_groups:
             rate = learning_rate(step / steps, LEARNING_RATE, WARMUP, FINAL_RATE)
@@ -122,18 +125,14 @@ def fit_detail(
 class Hints(nn.Module):
     """How far the stem's maps, by a 1x1 convolution each, are from the teachers'.
 
-    Each channel weighs by its spread in the first batch. ``widths`` are the stem's channels at
-    strides 4 and 8.
+    Each channel weighs by its spread in the first batch, which the convolutions are fitted to.
+    ``maps`` are the stem's at strides 4 and 8 for ``images``, ``wanted`` the teachers'.
 
     Raises:
         ConfigError: a teacher's map has another stride.
     """
 
-    spreads: list[Tensor]
-
-    def __init__(
-        self, widths: tuple[int, int], images: Tensor, wanted: list[Tensor], seed: int
-    ) -> None:
+    def __init__(self, images: Tensor, maps: list[Tensor], wanted: list[Tensor]) -> None:
         super().__init__()
         strides = [images.shape[2] // x.shape[2] for x in wanted]
         if not set(strides) <= {4, 8}:
@@ -141,12 +140,9 @@ class Hints(nn.Module):
                 f"start.detail_teachers: maps of strides {strides}; the detail stem has 4 and 8"
             )
         self.levels = [0 if stride == 4 else 1 for stride in strides]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.adapters = nn.ModuleList(
-                nn.Conv2d(widths[level], x.shape[1], 1)
-                for level, x in zip(self.levels, wanted, strict=True)
-            )
+        self.adapters = nn.ModuleList(
+            fitted_adapter(maps[level], x) for level, x in zip(self.levels, wanted, strict=True)
+        )
         for number, x in enumerate(wanted):
             spread = x.var((0, 2, 3))
             spread = spread.clamp_min(LEAST_SPREAD * float(spread.mean()))
@@ -164,12 +160,29 @@ class Hints(nn.Module):
 
 
 @torch.no_grad()
-def share_statistics(fabric: Fabric, module: nn.Module) -> None:
-    """Every process goes on with the mean of their buffers."""
+def fitted_adapter(given: Tensor, wanted: Tensor) -> nn.Conv2d:
+    """The 1x1 convolution that makes ``wanted`` of ``given`` best: one by chance would be far off
+    and would lead a stem that has learned already astray.
+    """
+    rows, targets = (x.movedim(1, -1).flatten(0, 2).double() for x in (given, wanted))
+    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
+    gram = rows.T @ rows
+    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
+    solved = torch.linalg.solve(gram, rows.T @ targets).T.float()
+    adapter = nn.Conv2d(given.shape[1], wanted.shape[1], 1)
+    adapter.weight.copy_(solved[:, :-1, None, None])
+    assert adapter.bias is not None
+    adapter.bias.copy_(solved[:, -1])
+    return adapter
+
+
+@torch.no_grad()
+def share_values(fabric: Fabric, values: Iterable[Tensor]) -> None:
+    """Every process goes on with the mean of their floating-point ``values``."""
     if fabric.world_size == 1:
         return
-    for buffer in module.buffers():
-        if buffer.is_floating_point():
-            mean = fabric.all_reduce(buffer, reduce_op="mean")
+    for value in values:
+        if value.is_floating_point():
+            mean = fabric.all_reduce(value, reduce_op="mean")
             assert isinstance(mean, Tensor)
-            buffer.copy_(mean)
+            value.copy_(mean)
