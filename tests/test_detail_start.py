@@ -11,10 +11,9 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from onnx import TensorProto, helper, numpy_helper
-from test_training_loop import draw_photo, make_config
+from test_training_loop import make_small_run
 from torch import nn
 
-from featherface.data.pack import pack
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
@@ -54,12 +53,8 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, peer: Path) -> RunConfig:
-    folder = tmp_path_factory.mktemp("data")
-    pack([draw_photo(n) for n in range(6)], folder / "train")
-    return make_config(
-        folder / "train",
-        folder / "runs",
-        images=8,
+    return make_small_run(
+        tmp_path_factory.mktemp("data"),
         model={"detail_channels": 12},
         start={
             "detail_crops": 240,

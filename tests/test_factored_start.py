@@ -12,11 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_training_loop import draw_photo, make_config
+from test_training_loop import make_small_run
 from torch import nn
 
 from featherface.anchors import make_anchors
-from featherface.data.pack import pack
 from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
@@ -167,10 +166,8 @@ def test_a_v2_that_looks_through_v1s_last_stage(
 
 
 def run_config(tmp_path: Path, **start: object) -> RunConfig:
-    shards = tmp_path / "train"
-    pack([draw_photo(n) for n in range(6)], shards)
     start = {"factored_crops": 2} | start
-    return make_config(shards, tmp_path / "runs", (64,), images=8, model=FACTORED, start=start)
+    return make_small_run(tmp_path, (64,), model=FACTORED, start=start)
 
 
 @pytest.mark.parametrize("twin_crops", [0, 8])

@@ -66,6 +66,12 @@ def make_config(
     return RunConfig.model_validate(values | changes)
 
 
+def make_small_run(folder: Path, sides: tuple[int, ...] = (64, 96), **changes: object) -> RunConfig:
+    """A run of a step on six photos, which are packed into ``folder``."""
+    pack([draw_photo(n) for n in range(6)], folder / "train")
+    return make_config(folder / "train", folder / "runs", sides, images=8, **changes)
+
+
 def test_a_run_writes_weights_log_and_checkpoint(shards: Path, tmp_path: Path) -> None:
     path = loop.train(make_config(shards, tmp_path), accelerator="cpu", report=lambda _: None)
     assert path == tmp_path / "run" / "model.safetensors"

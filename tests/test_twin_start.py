@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from test_training_loop import draw_photo, make_config
+from test_training_loop import make_small_run
 from torch import Tensor, nn
 
-from featherface.data.pack import pack
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError
 from featherface.models.featherface_v1 import FeatherFaceV1
@@ -23,12 +22,8 @@ from featherface.training.twin_start import fit_twin, share_gradients
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    folder = tmp_path_factory.mktemp("data")
-    pack([draw_photo(n) for n in range(6)], folder / "train")
-    return make_config(
-        folder / "train",
-        folder / "runs",
-        images=8,
+    return make_small_run(
+        tmp_path_factory.mktemp("data"),
         start={"twin_crops": 32},
         distillation={"adapters": False, "schedule": [(0.0, 1.0, 0.5, 0.5)]},
     )
