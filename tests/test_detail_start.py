@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from onnx import TensorProto, helper, numpy_helper
+from test_featherface_v2 import LIGHT
 from test_training_loop import make_small_run
 from torch import nn
 
@@ -25,7 +26,6 @@ from featherface.training.learner import Learner
 from featherface.training.loop import build_student, train
 from featherface.training.map_teacher import MapTeacher
 
-LIGHT = {"weighted": True, "light_ssh": 2}
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (6, 3, 4, 4)).astype(np.float32)
 
 
@@ -116,7 +116,7 @@ def test_a_run_begins_with_a_v2_without_the_stem(config: RunConfig, tmp_path: Pa
 def test_a_stem_that_is_there_learns_on(config: RunConfig, tmp_path: Path) -> None:
     torch.manual_seed(2)
     first = FeatherFaceV2(detail_channels=12)
-    told = {"arguments": json.dumps({"stage3_channels": 80, "detail_channels": 12} | LIGHT)}
+    told = {"arguments": json.dumps(LIGHT | {"detail_channels": 12})}
     save_weights(first, tmp_path / "first.safetensors", told)
     start = config.start.model_copy(
         update={"weights": tmp_path / "first.safetensors", "detail_crops": 8}

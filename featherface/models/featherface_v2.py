@@ -94,7 +94,11 @@ class FeatherFaceV2(nn.Module):
         return levels, again
 
     def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
-        """The neck before its ReLU, of what the laterals and the second laterals gave."""
+        """The neck, of what the laterals and the second laterals gave."""
+        return [x.relu() for x in self.gated(levels, again)]
+
+    def gated(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
+        """The same before its ReLU, where the detail stem adds to it."""
         for fusion in self.fusions:
             levels, again = fusion(levels, again), []
         return [gate(x) for gate, x in zip(self.attention, levels, strict=True)]
@@ -121,9 +125,9 @@ class FeatherFaceV2(nn.Module):
         self, backbone: list[Tensor], detail: Tensor | None = None
     ) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the backbone's three maps and the detail stem's."""
-        fused = self.fused(*self.both_laterals(backbone))
-        neck = [x.relu() for x in fused]
-        read = neck if detail is None else [(fused[0] + detail).relu(), *neck[1:]]
+        gated = self.gated(*self.both_laterals(backbone))
+        neck = [x.relu() for x in gated]
+        read = neck if detail is None else [(gated[0] + detail).relu(), *neck[1:]]
         outputs, towers = self.behind_neck(read)
         return outputs, FeatureMaps(list(backbone), neck, towers)
 

@@ -115,6 +115,13 @@ class StartConfig(Section):
         False, description="batch normalisations learn by the statistics that inference uses"
     )
 
+    @property
+    def weight_files(self) -> list[Path]:
+        """``weights`` as a list, empty for none."""
+        if self.weights is None:
+            return []
+        return self.weights if isinstance(self.weights, list) else [self.weights]
+
 
 class DataConfig(Section):
     """What to train on. ``sizes`` are (crop side, share); a batch has as many pixels at each."""

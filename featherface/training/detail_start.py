@@ -19,10 +19,11 @@ from featherface.data.augmentation import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.training.batches import make_loader, total_batches
+from featherface.training.factored_start import fit_pointwise
 from featherface.training.learner import Learner
 from featherface.training.losses import label_losses
 from featherface.training.map_teacher import MapTeacher
-from featherface.training.schedules import learning_rate
+from featherface.training.schedules import learning_rate, set_learning_rate
 from featherface.training.twin_start import share_gradients
 from featherface.training.weight_decay import decay_groups
 
@@ -31,7 +32,6 @@ READERS_RATE = 0.3  # the context's and the predictor's, of the stem's
 WARMUP = 0.04
 FINAL_RATE = 0.01
 FROZEN_FROM = 0.6  # progress from which on batch normalisations stand still
-RIDGE = 1e-4
 LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
 
 
@@ -56,9 +56,7 @@ def fit_detail(
         raise ConfigError("start.detail_crops: needs model.detail_channels")
     stem = student.detail
     teachers = [MapTeacher(one) for one in config.start.detail_teachers]
-    kind = config.model_copy(
-        update={"images": config.start.detail_crops, "seed": config.seed + 2, "snapshots": []}
-    )
+    kind = config.model_copy(update={"images": config.start.detail_crops, "seed": config.seed + 2})
     loader = make_loader(
         kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
     )
@@ -86,8 +84,8 @@ def fit_detail(
             values = [*own, *readers]
             optimiser = torch.optim.AdamW(
                 [
-                    {**group, "rate": rate}
-                    for rate, part in ((1.0, own), (READERS_RATE, readers))
+                    group | {"share": share}
+                    for share, part in ((1.0, own), (READERS_RATE, readers))
                     for group in decay_groups(part)
                 ],
                 weight_decay=config.optimiser.weight_decay,
@@ -96,13 +94,10 @@ def fit_detail(
         if stem.training and not training:
             share_values(fabric, stem.buffers())
         stem.train(training)
-        for group in optimiser.param_groups:
-            rate = learning_rate(step / steps, LEARNING_RATE, WARMUP, FINAL_RATE)
-            group["lr"] = group["rate"] * rate
-        with torch.no_grad():
-            fused = student.fused(*student.both_laterals(student.backbone(images)))
+        rate = learning_rate(step / steps, LEARNING_RATE, WARMUP, FINAL_RATE)
+        set_learning_rate(optimiser, rate)
         detail, *maps = stem.forward_with_maps(images)
-        outputs, _ = student.behind_neck([x.relu() for x in (fused[0] + detail, *fused[1:])])
+        outputs, _ = student.behind_backbone(student.backbone(images), detail)
         targets = learner.match(batch, outputs)
         terms = label_losses(outputs, learner.anchors_of(images), targets, config.loss)
         loss = torch.stack([*terms.values(), hints(maps, wanted)]).sum()
@@ -164,15 +159,9 @@ def fitted_adapter(given: Tensor, wanted: Tensor) -> nn.Conv2d:
     """The 1x1 convolution that makes ``wanted`` of ``given`` best: one by chance would be far off
     and would lead a stem that has learned already astray.
     """
-    rows, targets = (x.movedim(1, -1).flatten(0, 2).double() for x in (given, wanted))
-    rows = torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1)
-    gram = rows.T @ rows
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    solved = torch.linalg.solve(gram, rows.T @ targets).T.float()
-    adapter = nn.Conv2d(given.shape[1], wanted.shape[1], 1)
-    adapter.weight.copy_(solved[:, :-1, None, None])
+    adapter = nn.Conv2d(given.shape[1], wanted.shape[1], 1).to(given.device)
     assert adapter.bias is not None
-    adapter.bias.copy_(solved[:, -1])
+    adapter.bias.copy_(fit_pointwise(adapter, given, wanted, wanted.new_ones(wanted.shape[1])))
     return adapter
 
 

@@ -61,9 +61,8 @@ def start_factored(
         whole = FeatherFaceV2(**shape | {name: 0 for name in shape if name.endswith("_rank")})
         warm_start_from_v1(whole, start.v1)
     else:
-        paths = start.weights if isinstance(start.weights, list) else [start.weights]
-        whole = load_v2(paths[0])
-        load_mean_weights(whole, paths)
+        whole = load_v2(start.weight_files[0])
+        load_mean_weights(whole, start.weight_files)
     if model.detail is not None or whole.detail is not None:
         raise ConfigError("start.factored_crops: fits no detail stem; set model.detail_channels: 0")
     crops = crops_of_side(config, store, indices, SIDE)
@@ -112,7 +111,7 @@ def fit_factors(
         )
     ]
     distance = float(twin_distance(levels[last:], first[last:]))
-    neck = [x.relu() for x in model.fused(levels, again)]
+    neck = model.fused(levels, again)
     for ours, theirs, x in zip(model.context, whole.context, neck, strict=True):
         fit_layers(list(ours.children()), list(theirs.children()), x, x)
     return distance

@@ -30,8 +30,7 @@ class JoinedTeacher(nn.Module):
         """Outputs as V1 gives them, with two logits an anchor, and maps, for RGB images 0..255."""
         levels, again = self.v2.both_laterals(self.v2.backbone(images))
         v1s, v1s_again = laterals_of_v1(self.v1, self.v1.backbone(teacher_input(images)))
-        fused = self.v2.fused([*levels[:-1], v1s[-1]], [*again[:-1], v1s_again[-1]])
-        neck = [x.relu() for x in fused]
+        neck = self.v2.fused([*levels[:-1], v1s[-1]], [*again[:-1], v1s_again[-1]])
         outputs, towers = self.v2.behind_neck(neck)
         logits = torch.stack([torch.zeros_like(outputs.logits), outputs.logits], -1)
         return outputs._replace(logits=logits), FeatureMaps([], neck, towers)

@@ -30,7 +30,7 @@ from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.pretrained import load_v1
 from featherface.models.pretrained_v2 import load_v2
-from featherface.models.weight_files import load_mean_weights, load_weights, save_weights
+from featherface.models.weight_files import load_mean_weights, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
@@ -44,7 +44,7 @@ from featherface.training.losses import Targets
 from featherface.training.moving_average import MovingAverage
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
-from featherface.training.schedules import TermWeights, learning_rate
+from featherface.training.schedules import TermWeights, learning_rate, set_learning_rate
 from featherface.training.twin_start import fit_twin
 from featherface.training.v1_teacher import V1Teacher
 from featherface.training.validation import validate_model
@@ -266,12 +266,12 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     start = config.start
     if start.factored_crops:
         return model  # fitted to other weights when there are crops
-    if start.weights is not None and start.detail_crops and not has_stem(start.weights):
+    if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
-        load_start(plain, start.weights)
+        load_mean_weights(plain, start.weight_files)
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
     elif start.weights is not None:
-        load_start(model, start.weights)
+        load_mean_weights(model, start.weight_files)
     elif start.v1 is not None:
         warm_start_from_v1(model, start.v1)
     elif start.imagenet is not None:
@@ -279,17 +279,9 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     return model
 
 
-def has_stem(weights: Path | list[Path]) -> bool:
-    """Whether the V2 in the file, or the first of several, has a detail stem."""
-    return load_v2(weights[0] if isinstance(weights, list) else weights).detail is not None
-
-
-def load_start(model: FeatherFaceV2, weights: Path | list[Path]) -> None:
-    """One file, or the mean of several."""
-    if isinstance(weights, list):
-        load_mean_weights(model, weights)
-    else:
-        load_weights(model, weights)
+def has_stem(weights: list[Path]) -> bool:
+    """Whether the V2 in the first of the files has a detail stem."""
+    return bool(weights) and load_v2(weights[0]).detail is not None
 
 
 def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
@@ -354,20 +346,6 @@ def make_optimiser(
         fused=graphed or None,
         capturable=graphed,
     )
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step; each group has its share of it.
-
-    A replayed step reads its rate from the GPU, where it is a tensor that keeps its place.
-    """
-    for group in optimiser.param_groups:
-        if not group["capturable"]:
-            group["lr"] = group["share"] * rate
-            continue
-        if not isinstance(group["lr"], Tensor) or not group["lr"].is_cuda:
-            group["lr"] = torch.zeros((), device=group["params"][0].device)
-        group["lr"].fill_(group["share"] * rate)
 
 
 def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from torch import Tensor
 
 from featherface.errors import ConfigError, WeightsError
+from featherface.models.weight_files import first_line
 from featherface.training.config import MapTeacherConfig
+from featherface.training.teacher_session import open_session
 
 
 class MapTeacher:
@@ -24,15 +25,7 @@ class MapTeacher:
 
     def __init__(self, config: MapTeacherConfig) -> None:
         self.config = config
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 4
-        options.enable_mem_pattern = False  # it would plan anew for every size of image
-        self._session = onnxruntime.InferenceSession(
-            cut_off(config.path, config.maps).SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        self._session = open_session(cut_off(config.path, config.maps).SerializeToString())
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -51,8 +44,7 @@ def cut_off(path: Path, maps: list[str]) -> onnx.ModelProto:
     try:
         whole = onnx.shape_inference.infer_shapes(onnx.load(path))
     except Exception as error:  # protobuf's own, without a common base class
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError(f"{path}: cannot be read as ONNX ({line})") from None
+        raise WeightsError(f"{path}: cannot be read as ONNX ({first_line(error)})") from None
     made = {name for node in whole.graph.node for name in node.output}
     for name in maps:
         if name not in made:

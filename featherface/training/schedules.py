@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -38,3 +39,17 @@ def term_weights(progress: float, schedule: list[tuple[float, float, float, floa
             )
             return TermWeights(features, outputs, labels)
     return TermWeights(*points[-1][1:])
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; each group has its share of it.
+
+    A replayed step reads its rate from the GPU, where it is a tensor that keeps its place.
+    """
+    for group in optimiser.param_groups:
+        if not group["capturable"]:
+            group["lr"] = group["share"] * rate
+            continue
+        if not isinstance(group["lr"], Tensor) or not group["lr"].is_cuda:
+            group["lr"] = torch.zeros((), device=group["params"][0].device)
+        group["lr"].fill_(group["share"] * rate)

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from featherface.export.v1_onnx import DEFORM_CONV_OPSET, with_deform_nodes
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.outputs import FeatureMaps, HeadOutputs
+from featherface.training.teacher_session import open_session
 
 LEVELS = len(STRIDES)
 OUTPUTS = ("logits", "box_deltas", "landmark_deltas")
@@ -49,13 +49,7 @@ class V1Teacher:
                     opset_version=DEFORM_CONV_OPSET,
                     dynamo=False,
                 )
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = 1
-            options.log_severity_level = 4
-            options.enable_mem_pattern = False  # it would plan anew for every size of image
-            self._session = onnxruntime.InferenceSession(
-                path.read_bytes(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(path.read_bytes())
 
     def __call__(self, images: Tensor, maps: bool) -> tuple[HeadOutputs, FeatureMaps | None]:
         """Outputs for float ``images`` ``[B, 3, H, W]``, logits (0, face minus background), and

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from featherface.models.backbone import ConvBlock, SeparableBlock
+from featherface.models.modules.ssh import NEGATIVE_SLOPE
 
-NEGATIVE_SLOPE = 0.1
 FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
 AT_STRIDE_4, AT_STRIDE_8 = 2, 4  # the layers whose maps are told
 
@@ -20,26 +20,17 @@ class DetailStem(nn.Sequential):
     """Image ``[B, 3, H, W]`` to ``[B, outputs, H / 8, W / 8]``; ``channels`` at stride 4."""
 
     def __init__(self, channels: int, outputs: int) -> None:
-        def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
-            return SeparableBlock(inputs, outputs, stride, NEGATIVE_SLOPE)
-
+        norm = nn.BatchNorm2d(outputs)
+        nn.init.constant_(norm.weight, FIRST_SCALE)
         super().__init__(
             ConvBlock(3, channels // 3, 2, NEGATIVE_SLOPE),
-            separable(channels // 3, channels, 2),
-            separable(channels, channels),
-            separable(channels, outputs, 2),
-            separable(outputs, outputs),
+            SeparableBlock(channels // 3, channels, 2, NEGATIVE_SLOPE),
+            SeparableBlock(channels, channels, 1, NEGATIVE_SLOPE),
+            SeparableBlock(channels, outputs, 2, NEGATIVE_SLOPE),
+            SeparableBlock(outputs, outputs, 1, NEGATIVE_SLOPE),
             nn.Conv2d(outputs, outputs, 1, bias=False),
-            nn.BatchNorm2d(outputs),
+            norm,
         )
-        self.widths = channels, outputs
-        nn.init.constant_(self.scale, FIRST_SCALE)
-
-    @property
-    def scale(self) -> nn.Parameter:
-        """Of what the stem adds, ``[outputs]``."""
-        scale: nn.Parameter = self[-1].weight  # type: ignore[assignment]
-        return scale
 
     def forward_with_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the stem adds, and its maps at strides 4 and 8."""
