@@ -21,7 +21,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training.config import MapTeacherConfig, RunConfig
-from featherface.training.detail_start import Hints, fit_detail, share_values
+from featherface.training.detail_start import fit_detail, share_values
 from featherface.training.learner import Learner
 from featherface.training.loop import build_student, train
 from featherface.training.map_teacher import MapTeacher
@@ -55,10 +55,13 @@ def peer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(tmp_path_factory: pytest.TempPathFactory, peer: Path) -> RunConfig:
     return make_small_run(
         tmp_path_factory.mktemp("data"),
+        sides=(64,),
         model={"detail_channels": 12},
+        loss={"matching": "compensated"},
         start={
-            "detail_crops": 240,
-            "detail_teachers": [{"path": peer, "maps": ["quarter", "eighth"], "scale": 64.0}],
+            "detail_crops": 80,
+            "detail_passes": [2, 3, 1],
+            "detail_teachers": [{"path": peer, "maps": ["eighth"], "scale": 64.0}],
         },
     )
 
@@ -92,9 +95,24 @@ def test_the_stem_and_what_reads_it_learn(config: RunConfig) -> None:
     for part in may_move:
         names = {n for n in learns if n.startswith(part)}
         assert len(names & moved) > 0.9 * len(names)
-    first, last = (float(x) for x in said[0].split("loss ")[1].split(" to "))
-    assert said[0].startswith("Detail stem: 30 steps, loss ")
+    # 80 crops in tens of 8: 20 steps of 4 or 40 of 2 a pass.
+    runs = {"Reader": 40, "Detail stem": 120, "Detail stem by labels": 20}
+    assert [x.split(":")[0] for x in said] == list(runs)
+    for line, (name, steps) in zip(said, runs.items(), strict=True):
+        assert line.startswith(f"{name}: {steps} steps, loss ")
+    first, last = (float(x) for x in said[1].split("loss ")[1].split(" to "))
     assert last < 0.8 * first
+
+
+def test_what_the_labels_do_not_teach_is_left_out(config: RunConfig, tmp_path: Path) -> None:
+    start = config.start.model_copy(update={"detail_crops": 8, "detail_passes": (0, 2, 0)})
+    said: list[str] = []
+    train(
+        config.model_copy(update={"start": start, "output": tmp_path}),
+        accelerator="cpu",
+        report=said.append,
+    )
+    assert [x.split(":")[0] for x in said if "steps, loss" in x] == ["Detail stem"]
 
 
 def test_a_run_begins_with_a_v2_without_the_stem(config: RunConfig, tmp_path: Path) -> None:
@@ -102,12 +120,16 @@ def test_a_run_begins_with_a_v2_without_the_stem(config: RunConfig, tmp_path: Pa
     plain = FeatherFaceV2()
     save_weights(plain, tmp_path / "plain.safetensors", {})
     start = config.start.model_copy(
-        update={"weights": tmp_path / "plain.safetensors", "detail_crops": 16}
+        update={
+            "weights": tmp_path / "plain.safetensors",
+            "detail_crops": 16,
+            "detail_passes": (1, 1, 1),
+        }
     )
     changed = config.model_copy(update={"start": start, "output": tmp_path})
     said: list[str] = []
     model = load_v2(train(changed, accelerator="cpu", report=said.append))
-    assert any(x.startswith("Detail stem: 2 steps") for x in said)
+    assert any(x.startswith("Detail stem: 8 steps") for x in said)
     assert model.detail is not None
     ours, theirs = model.backbone.stage3[0][3].weight, plain.backbone.stage3[0][3].weight
     torch.testing.assert_close(ours, theirs, atol=0.01, rtol=0)  # one step away
@@ -126,20 +148,16 @@ def test_a_stem_that_is_there_learns_on(config: RunConfig, tmp_path: Path) -> No
         torch.testing.assert_close(student.state_dict()[name], value)
 
 
-def test_maps_of_other_strides_are_refused() -> None:
-    images, wanted = torch.zeros(1, 3, 64, 64), [torch.rand(1, 5, 4, 4)]
-    maps = [torch.rand(1, 12, 16, 16), torch.rand(1, 64, 8, 8)]
-    with pytest.raises(ConfigError, match=r"maps of strides \[16\]; the detail stem has 4 and 8"):
-        Hints(images, maps, wanted)
-
-
-def test_what_a_map_holds_already_is_no_distance() -> None:
-    torch.manual_seed(0)
-    maps = [torch.randn(2, 4, 16, 16), torch.randn(2, 6, 8, 8)]
-    wanted = [2 * maps[1][:, :3] + 1, maps[0].flip(1)]
-    hints = Hints(torch.zeros(2, 3, 64, 64), maps, wanted)
-    assert float(hints(maps, wanted)) < 1e-3
-    assert float(hints(maps, [x + 1 for x in wanted])) > 0.1
+def test_maps_of_other_strides_are_refused(config: RunConfig, peer: Path, tmp_path: Path) -> None:
+    teacher = MapTeacherConfig(path=peer, maps=["quarter", "eighth"])
+    for teachers, told in (
+        ([teacher], r"maps of strides \[4, 8\]; the detail stem has 8"),
+        ([], r"needs start\.detail_teachers"),
+    ):
+        start = config.start.model_copy(update={"detail_teachers": teachers})
+        changed = config.model_copy(update={"start": start, "output": tmp_path})
+        with pytest.raises(ConfigError, match=told):
+            train(changed, accelerator="cpu")
 
 
 def test_names_and_files_that_do_not_exist(peer: Path, tmp_path: Path) -> None:
@@ -150,6 +168,12 @@ def test_names_and_files_that_do_not_exist(peer: Path, tmp_path: Path) -> None:
             path.write_text("no network")
         with pytest.raises(WeightsError, match="cannot be read as ONNX"):
             MapTeacher(MapTeacherConfig(path=path, maps=["a"]))
+
+
+def test_the_dynamic_matching_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    loss = config.loss.model_copy(update={"matching": "dynamic"})
+    with pytest.raises(ConfigError, match="dynamic asks anchors of all strides"):
+        train(config.model_copy(update={"loss": loss, "output": tmp_path}), accelerator="cpu")
 
 
 def test_a_model_without_the_stem_is_refused(config: RunConfig, tmp_path: Path) -> None:

@@ -107,6 +107,11 @@ class StartConfig(Section):
         description="crops by whose labels and ``detail_teachers`` the detail stem learns before "
         "the first step; ``weights`` may be of a V2 without one",
     )
+    detail_passes: tuple[int, int, int] = Field(
+        (6, 16, 8),
+        description="how often it sees them: what reads the teachers' maps, the stem alone, and "
+        "the stem with the labels",
+    )
     detail_teachers: list[MapTeacherConfig] = []
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"

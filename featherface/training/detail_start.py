@@ -1,14 +1,20 @@
-"""The detail stem's first weights: learned from labels and from other detectors' maps.
+"""The detail stem's first weights: what another detector's map of stride 8 would add.
 
-Everything else stands still but the context and the predictor of stride 8, which are to read what
-the stem adds. Labels alone say little to a stem that begins by chance: few cells have a face. The
-maps of detectors that find tiny faces (FitNets, Romero et al., ICLR 2015) say something about every
-cell.
+Everything else stands still, but the context and the predictor of stride 8. Labels alone say little
+to a stem that begins by chance: few cells have a face. So, from crops that are answered once:
+
+1. a reader learns, by labels, what to add to the neck at stride 8, a 1x1 convolution of the
+   teachers' maps; the context and the predictor learn to read that;
+2. the stem learns to add the same, and what the context then makes of it (FitNets, Romero et al.,
+   ICLR 2015): something to say about every cell, and no more of the maps than finds faces;
+3. the stem, the context and the predictor learn from the labels together.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +22,41 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from featherface.data.augmentation import Photos
+from featherface.data.dataset import Batch
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.training.batches import make_loader, total_batches
-from featherface.training.factored_start import fit_pointwise
+from featherface.training.batches import make_loader
 from featherface.training.learner import Learner
-from featherface.training.losses import label_losses
+from featherface.training.losses import Targets, label_losses
 from featherface.training.map_teacher import MapTeacher
-from featherface.training.schedules import learning_rate, set_learning_rate
-from featherface.training.twin_start import share_gradients
-from featherface.training.weight_decay import decay_groups
+from featherface.training.matrix_steps import MatrixSteps, Part
+from featherface.training.short_run import learn
 
-LEARNING_RATE = 6e-3
-READERS_RATE = 0.3  # the context's and the predictor's, of the stem's
-WARMUP = 0.04
-FINAL_RATE = 0.01
-FROZEN_FROM = 0.6  # progress from which on batch normalisations stand still
+LABELLED_CROPS, STEM_CROPS = 4, 2  # of a step: few, as the stem learns from every cell
+READER_RATE, STEM_RATE, LABELS_RATE = 2e-3, 4e-3, 1.5e-3
+READERS_SHARE = 0.5  # of the context and the predictor, which have learned before
+CONTEXT_WEIGHT = 3.0  # of what the context makes, against what the stem adds
+HINT_WEIGHT = 0.5  # of what the reader would add, while the labels teach
+FIRST_SCALE = 0.1  # of what the reader adds, which is noise at first
+TRAINING_UNTIL = 0.7  # progress from which on batch normalisations stand still
 LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
+
+
+class Answered(NamedTuple):
+    """Crops of one size, their neck at stride 8 before its ReLU and the teachers' maps, float16."""
+
+    labels: Batch
+    neck: Tensor
+    shown: Tensor
+
+
+class Reader(nn.Sequential):
+    """What the teachers' maps ``[B, C, H, W]`` add to a neck of ``channels``."""
+
+    def __init__(self, maps: int, channels: int) -> None:
+        norm = nn.BatchNorm2d(channels)
+        nn.init.constant_(norm.weight, FIRST_SCALE)
+        super().__init__(nn.Conv2d(maps, channels, 1, bias=False), norm)
 
 
 def fit_detail(
@@ -44,125 +68,191 @@ def fit_detail(
 ) -> None:
     """Teach the detail stem of ``learner``'s student, in place, by ``start.detail_crops`` crops.
 
-    Several processes share the crops, none of which is the run's own.
+    They are seen ``start.detail_passes`` times by the reader, by the stem and by both with the
+    labels. Several processes share the crops, none of which is the run's own. A crop of 320 pixels
+    takes 0.7 MB of memory.
 
     Raises:
-        ConfigError: the student has no detail stem, or a teacher's map is of another stride than
-            4 and 8.
+        ConfigError: the student has no detail stem, the matching is dynamic, there is no teacher,
+            or its map is of another stride than 8.
         WeightsError: a teacher's file cannot be read.
     """
     config, student = learner.config, learner.student
     if not isinstance(student, FeatherFaceV2) or student.detail is None:
         raise ConfigError("start.detail_crops: needs model.detail_channels")
-    stem = student.detail
+    if config.loss.matching == "dynamic":
+        raise ConfigError(
+            "start.detail_crops: loss.matching: dynamic asks anchors of all strides, and only those "
+            "of stride 8 answer here; take compensated or retinaface"
+        )
+    stem, device = student.detail, fabric.device
+    seen = answered_batches(fabric, learner, student, store, indices)
+    learned_before = {p: p.requires_grad for p in student.parameters()}
+    context, predictor = student.context[0], student.heads.predictors[0]
+    reading = [*context.parameters(), *predictor.parameters()]
+    student.eval().requires_grad_(False)
+    reader = Reader(seen[0].shown.shape[1], seen[0].neck.shape[1]).to(device)
+    share_values(fabric, reader.parameters())
+    passes = config.start.detail_passes
+    order = np.random.default_rng((config.seed, fabric.global_rank))
+
+    def run(
+        name: str,
+        passed: int,
+        count: int,
+        rate: float,
+        parts: list[Part],
+        moving: nn.Module,
+        loss_of: Callable[[Answered], Tensor],
+    ) -> None:
+        """Passes by ``count`` crops; ``parts`` learn, batch normalisations of ``moving`` move."""
+        steps = passed * sum(-(-len(one.neck) // count) for one in seen)
+        if not steps:
+            return
+        for _, values in parts:
+            for value in values:
+                value.requires_grad_(True)
+
+        def loss_at(step: int) -> Tensor:
+            training = step < TRAINING_UNTIL * steps
+            if moving.training and not training:
+                share_values(fabric, moving.buffers())
+            moving.train(training)
+            return loss_of(some_crops(seen[order.integers(len(seen))], count, order))
+
+        optimiser = MatrixSteps(parts, list(predictor.parameters()))
+        first, last = learn(fabric, optimiser, steps, loss_at, rate, config.optimiser.clip_norm)
+        moving.eval().requires_grad_(False)
+        student.requires_grad_(False)
+        report(f"{name}: {steps:,} steps, loss {first:.2f} to {last:.2f}")
+
+    def labels_loss(crops: Answered, added: Tensor) -> Tensor:
+        """The labels' losses at the anchors of stride 8."""
+        outputs = student.heads.at_stride_8(context((crops.neck.float() + added).relu()))
+        anchors = learner.anchors_of(crops.labels.images)
+        count = outputs.logits.shape[1]
+        whole = learner.match(crops.labels)
+        targets = Targets(*(x[:, :count] for x in vars(whole).values()))
+        terms = label_losses(outputs, anchors[:count], targets, config.loss)
+        return torch.stack(list(terms.values())).sum()
+
+    run(
+        "Reader",
+        passes[0],
+        LABELLED_CROPS,
+        READER_RATE,
+        [Part(1.0, list(reader.parameters())), Part(READERS_SHARE, reading)],
+        reader,
+        lambda crops: labels_loss(crops, reader(crops.shown.float())),
+    )
+    reads = copy.deepcopy(context)
+    added_spread, made_spread = spreads(reader, reads, seen)
+
+    def stem_loss(crops: Answered) -> Tensor:
+        """How far the stem is from the reader, and what the context makes of both."""
+        added = stem(pixels_of(crops))
+        neck = crops.neck.float()
+        with torch.no_grad():
+            wanted = reader(crops.shown.float())
+            made = reads((neck + wanted).relu())
+        near = ((added - wanted).square() / added_spread).mean()
+        distance = (reads((neck + added).relu()) - made).square() / made_spread
+        return near + CONTEXT_WEIGHT * distance.mean()
+
+    own = Part(1.0, list(stem.parameters()))
+    run("Detail stem", passes[1], STEM_CROPS, STEM_RATE, [own], stem, stem_loss)
+
+    def both_losses(crops: Answered) -> Tensor:
+        """The labels, and the reader while they teach."""
+        added = stem(pixels_of(crops))
+        with torch.no_grad():
+            wanted = reader(crops.shown.float())
+        hint = ((added - wanted).square() / added_spread).mean()
+        return labels_loss(crops, added) + HINT_WEIGHT * hint
+
+    run(
+        "Detail stem by labels",
+        passes[2],
+        LABELLED_CROPS,
+        LABELS_RATE,
+        [Part(READERS_SHARE, own.values), Part(READERS_SHARE, reading)],
+        stem,
+        both_losses,
+    )
+    for parameter, learns in learned_before.items():
+        parameter.requires_grad_(learns)
+
+
+@torch.no_grad()
+def answered_batches(
+    fabric: Fabric,
+    learner: Learner,
+    student: FeatherFaceV2,
+    store: Photos,
+    indices: np.ndarray,
+) -> list[Answered]:
+    """This process's share of the crops, each seen once by the student and the teachers.
+
+    Raises:
+        ConfigError: there is no teacher, or its map has another stride than 8.
+    """
+    config = learner.config
     teachers = [MapTeacher(one) for one in config.start.detail_teachers]
+    if not teachers:
+        raise ConfigError("start.detail_crops: needs start.detail_teachers, whose maps are learned")
     kind = config.model_copy(update={"images": config.start.detail_crops, "seed": config.seed + 2})
     loader = make_loader(
         kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
     )
-    steps = total_batches(kind, fabric.world_size)
-    learned_before = {p: p.requires_grad for p in student.parameters()}
-    readers = [*student.context[0].parameters(), *student.heads.predictors[0].parameters()]
-    student.eval().requires_grad_(False)
-    stem.requires_grad_(True)
-    for parameter in readers:
-        parameter.requires_grad_(True)
-    hints: Hints | None = None
-    optimiser: torch.optim.Optimizer | None = None
-    values: list[nn.Parameter] = []
-    losses: list[float] = []
-    for step, batch in enumerate(loader):
+    student.eval()
+    seen = []
+    for batch in loader:
         batch = batch.to(fabric.device)
         images = batch.images.float().contiguous(memory_format=torch.channels_last)
-        wanted = [x for teacher in teachers for x in teacher(images)]
-        if hints is None or optimiser is None:
-            with torch.no_grad():
-                shown = stem.forward_with_maps(images)[1:]
-            hints = Hints(images, list(shown), wanted).to(fabric.device)
-            share_values(fabric, [*hints.buffers(), *hints.parameters()])
-            own = [*stem.parameters(), *hints.parameters()]
-            values = [*own, *readers]
-            optimiser = torch.optim.AdamW(
-                [
-                    group | {"share": share}
-                    for share, part in ((1.0, own), (READERS_RATE, readers))
-                    for group in decay_groups(part)
-                ],
-                weight_decay=config.optimiser.weight_decay,
-            )
-        training = step < FROZEN_FROM * steps
-        if stem.training and not training:
-            share_values(fabric, stem.buffers())
-        stem.train(training)
-        rate = learning_rate(step / steps, LEARNING_RATE, WARMUP, FINAL_RATE)
-        set_learning_rate(optimiser, rate)
-        detail, *maps = stem.forward_with_maps(images)
-        outputs, _ = student.behind_backbone(student.backbone(images), detail)
-        targets = learner.match(batch, outputs)
-        terms = label_losses(outputs, learner.anchors_of(images), targets, config.loss)
-        loss = torch.stack([*terms.values(), hints(maps, wanted)]).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        share_gradients(fabric, values)
-        nn.utils.clip_grad_norm_(values, config.optimiser.clip_norm)
-        optimiser.step()
-        losses.append(float(loss.detach()))
-    student.eval()
-    for parameter, learns in learned_before.items():
-        parameter.requires_grad_(learns)
-    tenth = max(1, steps // 10)
-    report(
-        f"Detail stem: {steps:,} steps, loss {sum(losses[:tenth]) / tenth:.2f} to "
-        f"{sum(losses[-tenth:]) / tenth:.2f}"
-    )
-
-
-class Hints(nn.Module):
-    """How far the stem's maps, by a 1x1 convolution each, are from the teachers'.
-
-    Each channel weighs by its spread in the first batch, which the convolutions are fitted to.
-    ``maps`` are the stem's at strides 4 and 8 for ``images``, ``wanted`` the teachers'.
-
-    Raises:
-        ConfigError: a teacher's map has another stride.
-    """
-
-    def __init__(self, images: Tensor, maps: list[Tensor], wanted: list[Tensor]) -> None:
-        super().__init__()
-        strides = [images.shape[2] // x.shape[2] for x in wanted]
-        if not set(strides) <= {4, 8}:
+        neck = student.gated(*student.both_laterals(student.backbone(images)))[0]
+        shown = [x for teacher in teachers for x in teacher(images)]
+        strides = {images.shape[2] // x.shape[2] for x in shown}
+        if strides != {8}:
             raise ConfigError(
-                f"start.detail_teachers: maps of strides {strides}; the detail stem has 4 and 8"
+                f"start.detail_teachers: maps of strides {sorted(strides)}; the detail stem has 8"
             )
-        self.levels = [0 if stride == 4 else 1 for stride in strides]
-        self.adapters = nn.ModuleList(
-            fitted_adapter(maps[level], x) for level, x in zip(self.levels, wanted, strict=True)
-        )
-        for number, x in enumerate(wanted):
-            spread = x.var((0, 2, 3))
-            spread = spread.clamp_min(LEAST_SPREAD * float(spread.mean()))
-            self.register_buffer(f"spread_{number}", spread[:, None, None])
+        seen.append(Answered(batch, neck.half(), torch.cat(shown, 1).half()))
+    return seen
 
-    def forward(self, maps: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """The sum over the teachers' maps."""
-        total = maps[0].new_zeros(())
-        for number, (adapter, level, x) in enumerate(
-            zip(self.adapters, self.levels, wanted, strict=True)
-        ):
-            distance = (adapter(maps[level]) - x).square() / getattr(self, f"spread_{number}")
-            total = total + distance.mean()
-        return total
+
+def some_crops(batch: Answered, count: int, order: np.random.Generator) -> Answered:
+    """At most ``count`` crops of a batch."""
+    labels = batch.labels
+    chosen = np.sort(order.permutation(len(batch.neck))[:count])
+    faces = [torch.nonzero(labels.crops == int(crop)).flatten() for crop in chosen]
+    kept = torch.cat(faces)
+    numbers = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(x) for x in faces]))
+    few = Batch(
+        labels.images[chosen],
+        labels.boxes[kept],
+        labels.scores[kept],
+        labels.landmarks[kept],
+        numbers.to(labels.crops.device),
+    )
+    return Answered(few, batch.neck[chosen], batch.shown[chosen])
+
+
+def pixels_of(crops: Answered) -> Tensor:
+    """The images as the networks take them."""
+    return crops.labels.images.float().contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
-def fitted_adapter(given: Tensor, wanted: Tensor) -> nn.Conv2d:
-    """The 1x1 convolution that makes ``wanted`` of ``given`` best: one by chance would be far off
-    and would lead a stem that has learned already astray.
-    """
-    adapter = nn.Conv2d(given.shape[1], wanted.shape[1], 1).to(given.device)
-    assert adapter.bias is not None
-    adapter.bias.copy_(fit_pointwise(adapter, given, wanted, wanted.new_ones(wanted.shape[1])))
-    return adapter
+def spreads(reader: Reader, reads: nn.Module, seen: list[Answered]) -> tuple[Tensor, Tensor]:
+    """The variance of each channel that the reader adds, and of what the context makes of it."""
+    alike = [one for one in seen if one.neck.shape == seen[0].neck.shape][:8]
+    added = torch.cat([reader(one.shown.float()) for one in alike])
+    made = reads((torch.cat([one.neck.float() for one in alike]) + added).relu())
+    both = []
+    for x in (added, made):
+        spread = x.var((0, 2, 3))
+        both.append(spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None])
+    return both[0], both[1]
 
 
 @torch.no_grad()

@@ -7,36 +7,32 @@ stride 8 (docs/experiments.md). This stem spends its channels at stride 4.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from featherface.models.backbone import ConvBlock, SeparableBlock
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
 
 FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
-AT_STRIDE_4, AT_STRIDE_8 = 2, 4  # the layers whose maps are told
 
 
 class DetailStem(nn.Sequential):
-    """Image ``[B, 3, H, W]`` to ``[B, outputs, H / 8, W / 8]``; ``channels`` at stride 4."""
+    """Image ``[B, 3, H, W]`` to ``[B, outputs, H / 8, W / 8]``; ``channels`` at stride 4.
+
+    The last block has no activation: what the stem adds may be negative.
+    """
 
     def __init__(self, channels: int, outputs: int) -> None:
-        norm = nn.BatchNorm2d(outputs)
-        nn.init.constant_(norm.weight, FIRST_SCALE)
+        def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
+            return SeparableBlock(inputs, outputs, stride, NEGATIVE_SLOPE)
+
+        last = list(separable(outputs, outputs).children())[:-1]
+        nn.init.constant_(last[-1].weight, FIRST_SCALE)  # type: ignore[arg-type]
         super().__init__(
             ConvBlock(3, channels // 3, 2, NEGATIVE_SLOPE),
-            SeparableBlock(channels // 3, channels, 2, NEGATIVE_SLOPE),
-            SeparableBlock(channels, channels, 1, NEGATIVE_SLOPE),
-            SeparableBlock(channels, outputs, 2, NEGATIVE_SLOPE),
-            SeparableBlock(outputs, outputs, 1, NEGATIVE_SLOPE),
-            nn.Conv2d(outputs, outputs, 1, bias=False),
-            norm,
+            separable(channels // 3, channels // 3),
+            separable(channels // 3, channels, 2),
+            separable(channels, channels),
+            separable(channels, outputs, 2),
+            separable(outputs, outputs),
+            nn.Sequential(*last),
         )
-
-    def forward_with_maps(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the stem adds, and its maps at strides 4 and 8."""
-        maps = []
-        for number, layer in enumerate(self):
-            image = layer(image)
-            if number in (AT_STRIDE_4, AT_STRIDE_8):
-                maps.append(image)
-        return image, maps[0], maps[1]

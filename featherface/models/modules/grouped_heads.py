@@ -56,14 +56,14 @@ class GroupedHeads(nn.Module):
 
     def predict(self, towers: list[Tensor]) -> HeadOutputs:
         """Class logits ``[B, A]``, box deltas ``[B, A, 4]``, landmark deltas ``[B, A, 10]``."""
-        maps = [predictor(x) for x, predictor in zip(towers, self.predictors, strict=True)]
-        task_channels = [ANCHORS_PER_CELL * values for values in VALUES]
-        by_task = zip(*(x.split(task_channels, dim=1) for x in maps), strict=True)
-        outputs = [
-            torch.cat([flatten_anchors(x, values) for x in levels], dim=1)
-            for levels, values in zip(by_task, VALUES, strict=True)
-        ]
-        return HeadOutputs(outputs[0].flatten(1), outputs[1], outputs[2])
+        return outputs_of(
+            [predictor(x) for x, predictor in zip(towers, self.predictors, strict=True)]
+        )
+
+    def at_stride_8(self, x: Tensor) -> HeadOutputs:
+        """What the anchors of stride 8 say, the first of all, from its map alone."""
+        tower = x if self.depthwise is None else x + self.tower[0](self.depthwise(x))
+        return outputs_of([self.predictors[0](tower)])
 
     @torch.no_grad()
     def correct_logits(self, temperature: float, shift: float) -> None:
@@ -75,6 +75,17 @@ class GroupedHeads(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))
+
+
+def outputs_of(maps: list[Tensor]) -> HeadOutputs:
+    """What the predictors of some levels gave, over all their anchors."""
+    task_channels = [ANCHORS_PER_CELL * values for values in VALUES]
+    by_task = zip(*(x.split(task_channels, dim=1) for x in maps), strict=True)
+    outputs = [
+        torch.cat([flatten_anchors(x, values) for x in levels], dim=1)
+        for levels, values in zip(by_task, VALUES, strict=True)
+    ]
+    return HeadOutputs(outputs[0].flatten(1), outputs[1], outputs[2])
 
 
 def flatten_anchors(x: Tensor, values: int) -> Tensor:

@@ -1,0 +1,51 @@
+"""A short run of a part of a net: steps, their rate, gradients that the processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from featherface.training.matrix_steps import MatrixSteps
+from featherface.training.schedules import learning_rate
+
+WARMUP = 0.03
+FINAL_RATE = 0.01
+
+
+def learn(
+    fabric: Fabric,
+    optimiser: MatrixSteps,
+    steps: int,
+    loss_at: Callable[[int], Tensor],
+    rate: float,
+    clip_norm: float,
+) -> tuple[float, float]:
+    """Take ``steps`` steps; the mean losses of the first and of the last tenth of them.
+
+    ``loss_at`` makes the loss of a step. Every process goes on with the mean of their gradients.
+    """
+    losses: list[float] = []
+    for step in range(steps):
+        loss = loss_at(step)
+        optimiser.zero_grad()
+        loss.backward()
+        share_gradients(fabric, optimiser.values)
+        nn.utils.clip_grad_norm_(optimiser.clipped, clip_norm)
+        optimiser.step(learning_rate(step / steps, rate, WARMUP, FINAL_RATE))
+        losses.append(float(loss.detach()))
+    tenth = max(1, steps // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+def share_gradients(fabric: Fabric, values: list[nn.Parameter]) -> None:
+    """Every process goes on with the mean of their gradients."""
+    if fabric.world_size == 1:
+        return
+    gradients = [p.grad for p in values if p.grad is not None]
+    flat = fabric.all_reduce(torch.cat([x.flatten() for x in gradients]), reduce_op="mean")
+    assert isinstance(flat, Tensor)
+    for gradient, mean in zip(gradients, flat.split([x.numel() for x in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
