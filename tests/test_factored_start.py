@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
 from safetensors.torch import save_file
+from test_featherface_v2 import LIGHT
 from test_training_loop import make_small_run
 from torch import nn
 
 from featherface.anchors import make_anchors
+from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
@@ -25,7 +30,12 @@ from featherface.models.weight_files import save_weights
 from featherface.training import factored_start
 from featherface.training.config import RunConfig
 from featherface.training.distillation import teacher_input, twin_distance
-from featherface.training.factored_start import copy_same, fit_factors, fit_pointwise
+from featherface.training.factored_start import (
+    copy_same,
+    fit_factors,
+    fit_pointwise,
+    start_factored,
+)
 from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.loop import train
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
@@ -200,6 +210,46 @@ def test_a_run_begins_with_the_fitted_factors(
     # One step away, and those of the twin start.
     most = 0.02 if twin_crops else 0.01
     assert torch.allclose(ours[0].weight, theirs[0].weight, atol=most)
+
+
+def test_stages_in_factors_learn_from_whole_ones(
+    tmp_path: Path, models: tuple[FeatherFaceV2, FeatherFaceV1]
+) -> None:
+    whole, _ = models
+    path = tmp_path / "whole.safetensors"
+    save_weights(whole, path, {"arguments": json.dumps(LIGHT | {"stage3_channels": 80})})
+    with torch.no_grad():
+        wanted = whole.backbone(IMAGES)
+    distances = []
+    for steps in (0, 40):
+        config = make_small_run(
+            tmp_path / str(steps),
+            (64,),
+            model={"stage2_rank": 12, "detail_channels": 12},
+            start={"factored_crops": 4, "factored_steps": steps, "weights": path},
+        )
+        said: list[str] = []
+        model = FeatherFaceV2(**config.model.model_dump())
+        before = copy.deepcopy(model)
+        store = PhotoStore(config.data.shards, config.data.cache)
+        joined = start_factored(
+            Fabric(accelerator="cpu"), model, config, store, np.arange(len(store)), said.append
+        )
+        assert joined is None
+        assert len(said) == (2 if steps else 1)
+        with torch.no_grad():
+            made = model.backbone(IMAGES)
+        assert torch.equal(made[0], wanted[0])
+        distances.append(float(twin_distance(made[1:2], wanted[1:2])))
+        assert all(p.requires_grad for p in model.parameters())
+        for name, value in model.state_dict().items():
+            if name.startswith("detail."):
+                assert torch.equal(value, before.state_dict()[name])
+            elif name.startswith(("fusions", "context", "heads")):
+                assert torch.equal(value, whole.state_dict()[name])
+    first, last = (float(x) for x in said[1].split("loss ")[1].split(" to "))
+    assert said[1].startswith("Factors: 40 steps, loss ")
+    assert last < 0.9 * first
 
 
 def test_fitting_to_v1_needs_v1(tmp_path: Path) -> None:

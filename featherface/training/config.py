@@ -24,8 +24,10 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "context_rank"): 0,
     ("model", "detail_channels"): 0,
     ("start", "factored_crops"): 0,
+    ("start", "factored_steps"): 0,
     ("start", "twin_crops"): 0,
     ("start", "detail_crops"): 0,
+    ("start", "detail_passes"): [6, 16, 8],
     ("start", "detail_teachers"): [],
     ("loss", "quality"): 0.0,
     ("loss", "quality_full"): 1.0,
@@ -93,7 +95,12 @@ class StartConfig(Section):
         0,
         ge=0,
         description="crops on which convolutions in two factors are fitted to whole ones, those of "
-        "``weights`` and of V1's last stage, ``v1``, or all of V1's",
+        "``weights``, whose last stage is V1's, ``v1``, if it has fewer channels, or all of V1's",
+    )
+    factored_steps: int = Field(
+        0,
+        ge=0,
+        description="steps in which they then learn from ``weights`` of the same last stage",
     )
     twin_crops: int = Field(
         0,

@@ -26,6 +26,7 @@ from featherface.data.dataset import Batch
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.training.batches import make_loader
+from featherface.training.distillation import channel_spread
 from featherface.training.learner import Learner
 from featherface.training.losses import Targets, label_losses
 from featherface.training.map_teacher import MapTeacher
@@ -39,7 +40,6 @@ CONTEXT_WEIGHT = 3.0  # of what the context makes, against what the stem adds
 HINT_WEIGHT = 0.5  # of what the reader would add, while the labels teach
 FIRST_SCALE = 0.1  # of what the reader adds, which is noise at first
 TRAINING_UNTIL = 0.7  # progress from which on batch normalisations stand still
-LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
 
 
 class Answered(NamedTuple):
@@ -82,8 +82,8 @@ def fit_detail(
         raise ConfigError("start.detail_crops: needs model.detail_channels")
     if config.loss.matching == "dynamic":
         raise ConfigError(
-            "start.detail_crops: loss.matching: dynamic asks anchors of all strides, and only those "
-            "of stride 8 answer here; take compensated or retinaface"
+            "start.detail_crops: loss.matching: dynamic asks anchors of all strides, and only "
+            "those of stride 8 answer here; take compensated or retinaface"
         )
     stem, device = student.detail, fabric.device
     seen = answered_batches(fabric, learner, student, store, indices)
@@ -248,11 +248,7 @@ def spreads(reader: Reader, reads: nn.Module, seen: list[Answered]) -> tuple[Ten
     alike = [one for one in seen if one.neck.shape == seen[0].neck.shape][:8]
     added = torch.cat([reader(one.shown.float()) for one in alike])
     made = reads((torch.cat([one.neck.float() for one in alike]) + added).relu())
-    both = []
-    for x in (added, made):
-        spread = x.var((0, 2, 3))
-        both.append(spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None])
-    return both[0], both[1]
+    return channel_spread(added), channel_spread(made)
 
 
 @torch.no_grad()

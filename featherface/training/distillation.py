@@ -20,6 +20,8 @@ from featherface.training.losses import a_face
 V1_CHANNEL_MEANS = (104.0, 117.0, 123.0)
 SURE = 0.3
 
+LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
+
 
 def teacher_input(images: Tensor) -> Tensor:
     """RGB 0..255 ``[B, 3, H, W]`` to V1's input: BGR minus the channel means."""
@@ -78,6 +80,12 @@ def compared_maps(maps: FeatureMaps) -> list[Tensor]:
 def twin_maps(maps: FeatureMaps) -> list[Tensor]:
     """Neck and what the heads read, which both nets have at the same width."""
     return [*maps.neck, *maps.context]
+
+
+def channel_spread(x: Tensor) -> Tensor:
+    """The variance ``[C, 1, 1]`` of each channel of ``[B, C, H, W]``, none far below the mean."""
+    spread = x.var((0, 2, 3))
+    return spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None]
 
 
 def output_losses(

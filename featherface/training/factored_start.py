@@ -3,7 +3,9 @@
 Layers that both V2s have are copied. A convolution in two factors is the best of its rank: reduced
 rank regression (Izenman, 1975) of what the whole one makes on what the factored one sees, in units
 of the batch normalisation behind it. Layer after layer, so each makes up for what those before it
-lost. The last stage and its laterals are V1's, which the whole V2 had cut to fewer channels.
+lost. The last stage and its laterals are V1's where the whole V2 had cut it to fewer channels.
+Where it had not, the factored stages then learn what the whole ones make of crops: minutes that
+bring them a third nearer.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from featherface.data.augmentation import Photos
@@ -27,16 +30,22 @@ from featherface.models.weight_files import load_mean_weights
 from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig
 from featherface.training.context_start import AFTER_SAMPLES, SIDE
-from featherface.training.distillation import teacher_input, twin_distance
+from featherface.training.distillation import channel_spread, teacher_input, twin_distance
 from featherface.training.joined_teacher import JoinedTeacher, laterals_of_v1
+from featherface.training.matrix_steps import MatrixSteps, Part
+from featherface.training.short_run import learn
 from featherface.training.warm_start import warm_start_from_v1
 
 MOST_ROWS = 200_000
 RIDGE = 1e-6  # of the mean variance of the inputs
 TINY = 1e-9  # a channel may be dead
+FITTED_CROPS = 400  # more change no factor
+CROPS_A_STEP = 6
+LEARNING_RATE = 2e-3
 
 
 def start_factored(
+    fabric: Fabric,
     model: FeatherFaceV2,
     config: RunConfig,
     store: Photos,
@@ -45,58 +54,140 @@ def start_factored(
 ) -> JoinedTeacher | None:
     """Fill ``model`` in place, by ``start.factored_crops`` crops of ``config`` at 320 pixels.
 
-    The whole V2 is that of ``start.weights``; joined with V1 it may teach ``model`` further, and is
-    returned. Without it all is V1's, ``start.v1``, and so are all laterals.
+    The whole V2 is that of ``start.weights``. With a last stage of the model's channels it is all
+    that the model is fitted to, and teaches it for ``start.factored_steps``. With fewer, the last
+    stage is V1's, ``start.v1``; the V2 joined with V1 may teach the model further, and is returned.
+    Without ``start.weights`` all is V1's, and so are all laterals.
 
     Raises:
-        ConfigError: ``start.v1`` names no file, or a model here has a detail stem.
+        ConfigError: ``start.v1`` names no file where V1 is needed, or the whole V2 has a detail
+            stem.
         WeightsError: a file is missing or wrong.
     """
     start = config.start
-    if start.v1 is None:
-        raise ConfigError("start.factored_crops: needs start.v1, the weights of V1")
-    v1 = load_v1(start.v1)
     if start.weights is None:
         shape: dict[str, Any] = config.model.model_dump()
-        whole = FeatherFaceV2(**shape | {name: 0 for name in shape if name.endswith("_rank")})
-        warm_start_from_v1(whole, start.v1)
+        shape |= {name: 0 for name in shape if name.endswith("_rank")} | {"detail_channels": 0}
+        whole = FeatherFaceV2(**shape)
+        if start.v1 is not None:
+            warm_start_from_v1(whole, start.v1)
     else:
         whole = load_v2(start.weight_files[0])
         load_mean_weights(whole, start.weight_files)
-    if model.detail is not None or whole.detail is not None:
-        raise ConfigError("start.factored_crops: fits no detail stem; set model.detail_channels: 0")
+    if whole.detail is not None:
+        raise ConfigError("start.factored_crops: start.weights have a detail stem, which it is for")
+    alone = start.weights is not None and same_last_stage(model, whole)
+    if start.v1 is None and not alone:
+        raise ConfigError("start.factored_crops: needs start.v1, the weights of V1")
+    v1 = None if alone or start.v1 is None else load_v1(start.v1)
     crops = crops_of_side(config, store, indices, SIDE)
     samples = [crops[AFTER_SAMPLES + i] for i in range(start.factored_crops)]
     device = next(model.parameters()).device
-    images = collate(samples).images.to(device).float()
+    images = collate(samples).images.to(device)
+    whole.to(device).eval()
     distance = fit_factors(
-        model, whole.to(device), v1.to(device), images, all_laterals=start.weights is None
+        model,
+        whole,
+        None if v1 is None else v1.to(device),
+        images[:FITTED_CROPS].float(),
+        all_laterals=start.weights is None,
     )
-    report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from V1's")
+    report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from its teacher's")
+    if v1 is None:
+        teach_factors(fabric, model, whole, images, config, report)
+        return None
     return None if start.weights is None else JoinedTeacher(whole, v1).requires_grad_(False)
+
+
+def same_last_stage(model: FeatherFaceV2, whole: FeatherFaceV2) -> bool:
+    """Whether the last stages of both have as many channels."""
+    one, other = (list(x.backbone.stage3.parameters())[-1] for x in (model, whole))
+    return one.shape == other.shape
+
+
+def teach_factors(
+    fabric: Fabric,
+    model: FeatherFaceV2,
+    whole: FeatherFaceV2,
+    images: Tensor,
+    config: RunConfig,
+    report: Callable[[str], None],
+) -> None:
+    """Let stages 2 and 3 and the last lateral of ``model`` learn what ``whole`` makes, in place.
+
+    ``start.factored_steps`` steps by the RGB ``images`` uint8 ``[N, 3, H, W]``; what counts are
+    stage 2 and the laterals behind it.
+    """
+    steps = config.start.factored_steps
+    if not steps:
+        return
+    learned_before = {p: p.requires_grad for p in model.parameters()}
+    learning = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
+    values = [p for part in learning for p in part.parameters()]
+    model.eval().requires_grad_(False)
+    for value in values:
+        value.requires_grad_(True)
+
+    def behind_first_stage(net: FeatherFaceV2, stage_8: Tensor) -> list[Tensor]:
+        maps = net.backbone.behind_first_stage(stage_8)
+        levels, again = net.both_laterals(maps)
+        return [maps[1], *levels[1:], *again]
+
+    order = np.random.default_rng((config.seed, fabric.global_rank))
+    spreads: list[Tensor] = []
+
+    def loss_at(_: int) -> Tensor:
+        chosen = order.integers(len(images), size=CROPS_A_STEP)
+        pixels = images[chosen].float().contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            stage_8 = whole.backbone.stage1(pixels)
+            wanted = behind_first_stage(whole, stage_8)
+            if not spreads:
+                spreads.extend(channel_spread(x) for x in wanted)
+        made = behind_first_stage(model, stage_8)
+        distances = [
+            ((x - y).square() / spread).mean()
+            for x, y, spread in zip(made, wanted, spreads, strict=True)
+        ]
+        return torch.stack(distances).sum()
+
+    optimiser = MatrixSteps([Part(1.0, values)])
+    first, last = learn(
+        fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
+    )
+    for parameter, learns in learned_before.items():
+        parameter.requires_grad_(learns)
+    report(f"Factors: {steps:,} steps, loss {first:.2f} to {last:.2f}")
 
 
 @torch.no_grad()
 def fit_factors(
     model: FeatherFaceV2,
     whole: FeatherFaceV2,
-    v1: FeatherFaceV1,
+    v1: FeatherFaceV1 | None,
     images: Tensor,
     all_laterals: bool = False,
 ) -> float:
     """Fill ``model`` by RGB ``images`` ``[B, 3, H, W]``; how far its last lateral is from V1's.
 
-    ``all_laterals`` are fitted to V1's, not only those of stride 32.
+    Without ``v1`` the last stage, too, is the whole V2's. ``all_laterals`` are fitted to V1's, not
+    only those of stride 32.
     """
-    for one in (model, whole, v1):
+    for one in (model, whole, *(() if v1 is None else (v1,))):
         one.eval()
     copy_same(model, whole)
     stage_8 = model.backbone.stage1(images)
     stage_16 = fit_blocks(model.backbone.stage2, whole.backbone.stage2, stage_8, stage_8)
-    backbone = v1.backbone(teacher_input(images))
-    first, second = laterals_of_v1(v1, backbone)
-    copy_same(model.backbone.stage3, v1.backbone.stage3)
-    stage_32 = fit_blocks(model.backbone.stage3, v1.backbone.stage3, stage_16, backbone[1])
+    if v1 is None:
+        backbone = whole.backbone(images)
+        first, second = whole.both_laterals(backbone)
+        stage3 = whole.backbone.stage3
+    else:
+        backbone = v1.backbone(teacher_input(images))
+        first, second = laterals_of_v1(v1, backbone)
+        stage3 = v1.backbone.stage3
+        copy_same(model.backbone.stage3, stage3)
+    stage_32 = fit_blocks(model.backbone.stage3, stage3, stage_16, backbone[1])
     last = len(first) - 1
     levels = [
         fit_lateral(lateral, x.relu(), y) if all_laterals or level == last else lateral(x.relu())

@@ -109,7 +109,7 @@ def train(
         quiet = report if fabric.is_global_zero else lambda _: None
         joined = None
         if config.start.factored_crops:
-            joined = start_factored(student, config, store, training_indices, quiet)
+            joined = start_factored(fabric, student, config, store, training_indices, quiet)
         if config.start.context_crops:
             fit_context(
                 student.context, learner.maps_of_teacher, config, store, training_indices, quiet
