@@ -34,6 +34,7 @@ from featherface.training.factored_start import (
     copy_same,
     fit_factors,
     fit_pointwise,
+    set_slope,
     start_factored,
 )
 from featherface.training.joined_teacher import JoinedTeacher
@@ -250,6 +251,47 @@ def test_stages_in_factors_learn_from_whole_ones(
     first, last = (float(x) for x in said[1].split("loss ")[1].split(" to "))
     assert said[1].startswith("Factors: 40 steps, loss ")
     assert last < 0.9 * first
+
+
+def test_activations_lose_their_slope_on_the_way(
+    tmp_path: Path, models: tuple[FeatherFaceV2, FeatherFaceV1]
+) -> None:
+    whole = copy.deepcopy(models[0])
+    set_slope(whole, 0.7)
+    path = tmp_path / "whole.safetensors"
+    shape = LIGHT | {"stage3_channels": 80, "negative_slope": 0.7}
+    save_weights(whole, path, {"arguments": json.dumps(shape)})
+    config = make_small_run(
+        tmp_path,
+        (64,),
+        model={"negative_slope": 0.0},
+        start={"factored_crops": 4, "factored_steps": 60, "weights": path},
+    )
+    model = FeatherFaceV2(**config.model.model_dump())
+    store = PhotoStore(config.data.shards, config.data.cache)
+    said: list[str] = []
+    start_factored(
+        Fabric(accelerator="cpu"), model, config, store, np.arange(len(store)), said.append
+    )
+    assert not [x for x in model.deployed().modules() if isinstance(x, nn.LeakyReLU)]
+    # Where the slope goes and nothing learns, the maps are farther off.
+    still = copy.deepcopy(whole)
+    set_slope(still, 0.0)
+    photos = torch.stack([torch.from_numpy(store[i].image[:160, :160]) for i in range(6)])
+    images = photos.permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        wanted, made, left = (
+            net.both_laterals(net.backbone(images))[0] for net in (whole, model, still)
+        )
+    far, near = (
+        sum(float((x - y).square().mean()) for x, y in zip(maps, wanted, strict=True))
+        for maps in (left, made)
+    )
+    assert near < 0.8 * far
+    assert not torch.equal(
+        model.backbone.stage1[0][0].weight,  # type: ignore[index]
+        whole.backbone.stage1[0][0].weight,  # type: ignore[index]
+    )
 
 
 def test_fitting_to_v1_needs_v1(tmp_path: Path) -> None:

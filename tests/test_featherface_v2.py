@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from featherface.anchors import make_anchors
@@ -90,6 +91,18 @@ def test_the_detail_stem_adds_to_stride_8_alone() -> None:
         norm.weight.zero_()
         norm.bias.zero_()
         torch.testing.assert_close(model(image), plain)
+
+
+def test_activations_without_a_slope_are_deployed_as_relus() -> None:
+    torch.manual_seed(0)
+    image = torch.rand(1, 3, 64, 64) * 255
+    for slope in (0.0, 0.1):
+        model = FeatherFaceV2(**DETAILED, negative_slope=slope).eval()
+        deployed = model.deployed()
+        leaky = [x for x in deployed.modules() if isinstance(x, nn.LeakyReLU)]
+        assert bool(leaky) == bool(slope)
+        with torch.no_grad():
+            torch.testing.assert_close(deployed(image), model(image))
 
 
 def test_an_anchor_follows_its_cell(model: FeatherFaceV2) -> None:

@@ -31,6 +31,7 @@ from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.modules.light_ssh import LightSSH
+from featherface.models.modules.ssh import NEGATIVE_SLOPE
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
@@ -39,6 +40,8 @@ class FeatherFaceV2(nn.Module):
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
+    ``negative_slope`` is that of the activations: runtimes compute a ReLU (0) within the
+    convolution before it, and any other in a way of its own over the map.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
     """
@@ -58,6 +61,7 @@ class FeatherFaceV2(nn.Module):
         lateral_rank: int = 0,
         context_rank: int = 0,
         detail_channels: int = 0,
+        negative_slope: float = NEGATIVE_SLOPE,
     ) -> None:
         super().__init__()
 
@@ -65,7 +69,7 @@ class FeatherFaceV2(nn.Module):
             return nn.Sequential(pointwise(inputs, channels, rank), nn.BatchNorm2d(channels))
 
         self.backbone = MobileNetV1(
-            stage3_channels, stage2_rank=stage2_rank, stage3_rank=stage3_rank
+            stage3_channels, negative_slope, stage2_rank=stage2_rank, stage3_rank=stage3_rank
         )
         self.laterals = nn.ModuleList(
             [lateral(64), lateral(128), lateral(stage3_channels, lateral_rank)]
@@ -78,13 +82,15 @@ class FeatherFaceV2(nn.Module):
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
         self.context = nn.ModuleList(
-            LightSSH(channels, light_ssh, context_rank)
+            LightSSH(channels, light_ssh, context_rank, negative_slope)
             if light_ssh
             else GroupedSSH(channels, ssh_groups)
             for _ in STRIDES
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
-        self.detail = DetailStem(detail_channels, channels) if detail_channels else None
+        self.detail = (
+            DetailStem(detail_channels, channels, negative_slope) if detail_channels else None
+        )
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""
@@ -135,12 +141,16 @@ class FeatherFaceV2(nn.Module):
         return self.forward_with_features(image)[0]
 
     def deployed(self) -> FeatherFaceV2:
-        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions."""
+        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions, and
+        whose activations without a slope are ReLUs.
+        """
         model = copy.deepcopy(self).eval()
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, ShuffledPointwise):
                     setattr(module, name, child.folded())
+                elif isinstance(child, nn.LeakyReLU) and not child.negative_slope:
+                    setattr(module, name, nn.ReLU(inplace=True))
         return model
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.ssh import NEGATIVE_SLOPE
 from featherface.models.weight_files import load_weights, read_metadata
 
 # What files from before these arguments leave out.
@@ -19,6 +20,7 @@ EARLIER_SHAPE = {
     "lateral_rank": 0,
     "context_rank": 0,
     "detail_channels": 0,
+    "negative_slope": NEGATIVE_SLOPE,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

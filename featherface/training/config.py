@@ -23,6 +23,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "lateral_rank"): 0,
     ("model", "context_rank"): 0,
     ("model", "detail_channels"): 0,
+    ("model", "negative_slope"): 0.1,
     ("start", "factored_crops"): 0,
     ("start", "factored_steps"): 0,
     ("start", "twin_crops"): 0,
@@ -64,6 +65,9 @@ class ModelConfig(Section):
     context_rank: int = Field(0, ge=0, description="the same of the context, at all strides")
     detail_channels: int = Field(
         0, ge=0, multiple_of=3, description="of a second stem for tiny faces, at stride 4; 0: none"
+    )
+    negative_slope: float = Field(
+        0.1, ge=0, description="of the activations; 0 is a ReLU, which runtimes compute faster"
     )
 
 

@@ -4,8 +4,8 @@ Layers that both V2s have are copied. A convolution in two factors is the best o
 rank regression (Izenman, 1975) of what the whole one makes on what the factored one sees, in units
 of the batch normalisation behind it. Layer after layer, so each makes up for what those before it
 lost. The last stage and its laterals are V1's where the whole V2 had cut it to fewer channels.
-Where it had not, the factored stages then learn what the whole ones make of crops: minutes that
-bring them a third nearer.
+Where it had not, the factored stages then learn what the whole ones make of crops, minutes that
+bring them a third nearer, and activations may get another slope on the way.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ def start_factored(
     device = next(model.parameters()).device
     images = collate(samples).images.to(device)
     whole.to(device).eval()
+    if alone:
+        set_slope(model, slope_of(whole))
     distance = fit_factors(
         model,
         whole,
@@ -94,6 +96,7 @@ def start_factored(
     )
     report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from its teacher's")
     if v1 is None:
+        set_slope(model, config.model.negative_slope)
         teach_factors(fabric, model, whole, images, config, report)
         return None
     return None if start.weights is None else JoinedTeacher(whole, v1).requires_grad_(False)
@@ -113,38 +116,49 @@ def teach_factors(
     config: RunConfig,
     report: Callable[[str], None],
 ) -> None:
-    """Let stages 2 and 3 and the last lateral of ``model`` learn what ``whole`` makes, in place.
+    """Let ``model`` learn what ``whole`` makes up to its laterals, and of its context, in place.
 
-    ``start.factored_steps`` steps by the RGB ``images`` uint8 ``[N, 3, H, W]``; what counts are
-    stage 2 and the laterals behind it.
+    ``start.factored_steps`` steps by the RGB ``images`` uint8 ``[N, 3, H, W]``. Layers that both
+    have alike stand still, unless the activations have another slope: then the slope goes from the
+    whole V2's to the model's over half of the steps, and all learns up to the laterals and in the
+    context.
     """
     steps = config.start.factored_steps
     if not steps:
         return
+    slopes = slope_of(whole), config.model.negative_slope
+    learning: list[nn.Module] = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
+    if slopes[0] != slopes[1]:
+        learning = [model.backbone, model.laterals, model.context]
     learned_before = {p: p.requires_grad for p in model.parameters()}
-    learning = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
     values = [p for part in learning for p in part.parameters()]
     model.eval().requires_grad_(False)
     for value in values:
         value.requires_grad_(True)
 
-    def behind_first_stage(net: FeatherFaceV2, stage_8: Tensor) -> list[Tensor]:
-        maps = net.backbone.behind_first_stage(stage_8)
+    def made_by(
+        net: FeatherFaceV2, pixels: Tensor, neck: list[Tensor] | None
+    ) -> list[list[Tensor]]:
+        """The maps that count, and the neck; the context reads that of the whole V2 in both."""
+        maps = net.backbone(pixels)
         levels, again = net.both_laterals(maps)
-        return [maps[1], *levels[1:], *again]
+        neck = net.fused(levels, again) if neck is None else neck
+        context = [part(x) for part, x in zip(net.context, neck, strict=True)]
+        return [[*(x.relu() for x in maps[:2]), *levels, *again, *context], neck]
 
     order = np.random.default_rng((config.seed, fabric.global_rank))
     spreads: list[Tensor] = []
 
-    def loss_at(_: int) -> Tensor:
+    def loss_at(step: int) -> Tensor:
+        along = min(1.0, 2 * step / steps)
+        set_slope(model, slopes[0] + along * (slopes[1] - slopes[0]))
         chosen = order.integers(len(images), size=CROPS_A_STEP)
         pixels = images[chosen].float().contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            stage_8 = whole.backbone.stage1(pixels)
-            wanted = behind_first_stage(whole, stage_8)
+            wanted, neck = made_by(whole, pixels, None)
             if not spreads:
                 spreads.extend(channel_spread(x) for x in wanted)
-        made = behind_first_stage(model, stage_8)
+        made, _ = made_by(model, pixels, neck)
         distances = [
             ((x - y).square() / spread).mean()
             for x, y, spread in zip(made, wanted, spreads, strict=True)
@@ -155,9 +169,27 @@ def teach_factors(
     first, last = learn(
         fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
     )
+    set_slope(model, slopes[1])
     for parameter, learns in learned_before.items():
         parameter.requires_grad_(learns)
     report(f"Factors: {steps:,} steps, loss {first:.2f} to {last:.2f}")
+
+
+def activations(model: FeatherFaceV2) -> list[nn.LeakyReLU]:
+    """Those with a slope that learn by their teacher's; the detail stem has no teacher here."""
+    parts: list[nn.Module] = [model.backbone, model.context]
+    return [x for part in parts for x in part.modules() if isinstance(x, nn.LeakyReLU)]
+
+
+def slope_of(model: FeatherFaceV2) -> float:
+    """The slope that the activations of ``model`` have below zero."""
+    return activations(model)[0].negative_slope
+
+
+def set_slope(model: FeatherFaceV2, slope: float) -> None:
+    """Give the activations of ``model`` another slope."""
+    for activation in activations(model):
+        activation.negative_slope = slope
 
 
 @torch.no_grad()

@@ -21,14 +21,14 @@ class DetailStem(nn.Sequential):
     The last block has no activation: what the stem adds may be negative.
     """
 
-    def __init__(self, channels: int, outputs: int) -> None:
+    def __init__(self, channels: int, outputs: int, negative_slope: float = NEGATIVE_SLOPE) -> None:
         def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
-            return SeparableBlock(inputs, outputs, stride, NEGATIVE_SLOPE)
+            return SeparableBlock(inputs, outputs, stride, negative_slope)
 
         last = list(separable(outputs, outputs).children())[:-1]
         nn.init.constant_(last[-1].weight, FIRST_SCALE)  # type: ignore[arg-type]
         super().__init__(
-            ConvBlock(3, channels // 3, 2, NEGATIVE_SLOPE),
+            ConvBlock(3, channels // 3, 2, negative_slope),
             separable(channels // 3, channels // 3),
             separable(channels // 3, channels, 2),
             separable(channels, channels),

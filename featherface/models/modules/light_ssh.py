@@ -17,9 +17,15 @@ from featherface.models.modules.ssh import NEGATIVE_SLOPE
 class LightSSH(nn.Sequential):
     """Map ``[B, C, H, W]`` to ``[B, C, H, W]``, none of it negative, as V1's context is."""
 
-    def __init__(self, channels: int, blocks: int, rank: int = 0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        blocks: int,
+        rank: int = 0,
+        negative_slope: float = NEGATIVE_SLOPE,
+    ) -> None:
         layers: list[nn.Module] = []
         for _ in range(blocks):
-            block = SeparableBlock(channels, channels, 1, NEGATIVE_SLOPE, rank)
+            block = SeparableBlock(channels, channels, 1, negative_slope, rank)
             layers += [*list(block)[:-1], nn.ReLU(inplace=True)]
         super().__init__(*layers)
