@@ -22,7 +22,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 
 INK, SOFT, PAPER, LINE = "#17212b", "#5c6b7a", "#ffffff", "#8593a1"
 PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#64748b")
-WIDTHS = {"stages": 18.0, "levels": 16.5, "fusion": 25.0, "heads": 26.0}
+WIDTHS = {"stages": 18.0, "levels": 16.5, "stem": 16.5, "fusion": 25.0, "heads": 26.0}
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
 IMAGE_WIDTH, LEFT = 13.0, 2.5
@@ -68,7 +68,9 @@ def draw_architecture(model: FeatherFaceV1 | FeatherFaceV2) -> Figure:
             _arrow(axes, (LEFT + IMAGE_WIDTH, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
         else:
             for row in ROWS:
-                _arrow(axes, (_exit(before), row), (_entry(column), row))
+                entry = column.left if column.part.kind == "stem" else _entry(column)
+                start = before.right if before.part.kind == "stem" else _exit(before)
+                _arrow(axes, (start, row), (entry, row))
     _draw_budget(axes, columns, parameter_count(model), width)
     return figure
 
@@ -127,6 +129,8 @@ def _draw_part(axes: Axes, column: Column) -> None:
         _draw_fusion(axes, column)
     elif kind == "heads":
         _draw_heads(axes, column)
+    elif kind == "stem":
+        _draw_stem(axes, column)
     else:
         for row, text in zip(ROWS, column.part.cells, strict=True):
             _cell(axes, column.left + CELL_PAD, row, column.width - 2 * CELL_PAD, text, column)
@@ -156,11 +160,34 @@ def _draw_fusion(axes: Axes, column: Column) -> None:
     )  # fmt: skip
     axes.add_patch(bend)
     for x, y in [*start, middle[1], *end]:
-        filled = x > ins
-        face = column.colour if filled else PAPER
-        axes.add_patch(Circle((x, y), 2.0, facecolor=face, edgecolor=column.colour, lw=1.8))
-        if filled:
-            axes.text(x, y, "+", size=14, color=PAPER, ha="center", va="center_baseline")
+        if x > ins:
+            _plus(axes, x, y, column.colour)
+        else:
+            axes.add_patch(Circle((x, y), 2.0, facecolor=PAPER, edgecolor=column.colour, lw=1.8))
+
+
+def _draw_stem(axes: Axes, column: Column) -> None:
+    """A way from the image, above all parts before it, added to stride 8; the others pass by."""
+    left, right = column.left + CELL_PAD, column.right - CELL_PAD
+    bottom, top = ROWS[0] + 2.9, ROWS[0] + 6.7
+    _box(axes, left, bottom, right - left, top - bottom, column.colour, "none")
+    axes.text(
+        column.middle, (bottom + top) / 2, column.part.cells[0], size=10.5, color=PAPER,
+        ha="center", va="center",
+    )  # fmt: skip
+    way, image, gap = 62.8, LEFT + IMAGE_WIDTH / 2, column.left - GAP / 2
+    along = [(image, ROWS[0] + 9.5), (image, way), (gap, way), (gap, (bottom + top) / 2)]
+    axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4)
+    _arrow(axes, along[-1], (left, along[-1][1]))
+    _plus(axes, column.middle, ROWS[0], column.colour)
+    _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
+    for row in ROWS:
+        axes.plot([column.left, column.right], [row, row], color=LINE, lw=1.4, zorder=0.5)
+
+
+def _plus(axes: Axes, x: float, y: float, colour: str) -> None:
+    axes.add_patch(Circle((x, y), 2.0, facecolor=colour, edgecolor=colour, lw=1.8))
+    axes.text(x, y, "+", size=14, color=PAPER, ha="center", va="center_baseline")
 
 
 def _draw_heads(axes: Axes, column: Column) -> None:

@@ -12,7 +12,7 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "fusion", "heads"]
+Kind = Literal["stages", "levels", "stem", "fusion", "heads"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Part:
         name: what it is called in the code and the paper.
         note: one line of what it does.
         parameters: learned values, those shared with an earlier part not counted again.
-        kind: how it lies over the strides: backbone stages, one copy a stride, fusion across
-            strides, or one set of weights for all of them.
+        kind: how it lies over the strides: backbone stages, one copy a stride, a way from the
+            image to stride 8, fusion across strides, or one set of weights for all of them.
         cells: a text for each stride 8, 16, 32.
     """
 
@@ -60,7 +60,7 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, light SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, detail stem if any, light SSH, grouped heads."""
     count = parameters_by_part(model)
     width = model.heads.predictors[0].in_channels
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
@@ -91,12 +91,13 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             "levels",
             _same("channel\n× spatial gate"),
         ),
+        *detail_part(model),
         Part(
             "Light SSH" if light else "Grouped SSH",
             "separable" if light else "plain, in groups",
             count["context"],
             "levels",
-            _same("3×3 3×3\nseparable" if light else "3×3 5×5 7×7\ngrouped"),
+            _same(light_cells(model) if light else "3×3 5×5 7×7\ngrouped"),
         ),
         Part(
             "Grouped heads",
@@ -106,6 +107,26 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             _same("1×1" if light else "tower"),
         ),
     ]
+
+
+def detail_part(model: FeatherFaceV2) -> list[Part]:
+    """The detail stem, where there is one: its channels at strides 2, 4 and 8."""
+    if model.detail is None:
+        return []
+    widths = [m.out_channels for m in model.detail.modules() if isinstance(m, nn.Conv2d)]
+    through = " → ".join(f"{width}" for width in sorted(set(widths)))
+    count = parameters_by_part(model)["detail"]
+    return [Part("Detail stem", "for tiny faces", count, "stem", _cells((through, "", "")))]
+
+
+def light_cells(model: FeatherFaceV2) -> str:
+    """The kernels of the light SSH, one a separable block."""
+    sides = [
+        m.kernel_size[0]
+        for m in model.context[0].modules()
+        if isinstance(m, nn.Conv2d) and m.groups > 1
+    ]
+    return " ".join(f"{side}×{side}" for side in sides) + "\nseparable"
 
 
 def parts_of_v1(model: FeatherFaceV1) -> list[Part]:

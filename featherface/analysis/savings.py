@@ -14,6 +14,7 @@ TWINS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("backbone, stage 3 narrower", STAGES, STAGES),
     ("light BiFPN, laterals", ("fusions",), ("laterals", "second_laterals", "fusions")),
     ("CBAM-lite", ("backbone_attention", "neck_attention"), ("attention",)),
+    ("detail stem", (), ("detail",)),
     ("light SSH", ("context", "shuffle"), ("context",)),
     ("grouped heads", ("heads",), ("heads",)),
     (BETWEEN, (BETWEEN,), (BETWEEN,)),
@@ -75,6 +76,7 @@ def savings(first: Mapping[str, PartFigures], second: Mapping[str, PartFigures])
     return [
         Saving(name, _sum(first, of_first), _sum(second, of_second))
         for name, of_first, of_second in TWINS
+        if any(one in first for one in of_first) or any(one in second for one in of_second)
     ]
 
 
