@@ -1,11 +1,12 @@
 """FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
-      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels, the second
+                        in factors of rank 48
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
       light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
-      detail stem       added at stride 8, where there is one: a second way from the image
+      detail stem       added at stride 8: a second way from the image, for tiny faces
       light SSH         two separable blocks a level
       grouped heads     one 1x1 convolution a level for class, box and landmarks
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
@@ -36,12 +37,13 @@ from featherface.models.outputs import FeatureMaps, HeadOutputs
 
 
 class FeatherFaceV2(nn.Module):
-    """The student; without arguments it is the configuration that the package ships.
+    """The student; the package ships ``stage2_rank=48, detail_channels=48``.
+
+    Without arguments it is the V2 before that, which all runs but the last teach.
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
-    ``negative_slope`` is that of the activations: runtimes compute a ReLU (0) within the
-    convolution before it, and any other in a way of its own over the map.
+    ``negative_slope`` is that of the activations of backbone and context, as in V1.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
     """
@@ -88,9 +90,7 @@ class FeatherFaceV2(nn.Module):
             for _ in STRIDES
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
-        self.detail = (
-            DetailStem(detail_channels, channels, negative_slope) if detail_channels else None
-        )
+        self.detail = DetailStem(detail_channels, channels) if detail_channels else None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import nn
 
 from featherface.models.backbone import ConvBlock, SeparableBlock
-from featherface.models.modules.ssh import NEGATIVE_SLOPE
 
+NO_SLOPE = 0.0  # runtimes compute a ReLU within the convolution before it, a leaky one after it
 FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
 
 
@@ -21,14 +21,14 @@ class DetailStem(nn.Sequential):
     The last block has no activation: what the stem adds may be negative.
     """
 
-    def __init__(self, channels: int, outputs: int, negative_slope: float = NEGATIVE_SLOPE) -> None:
+    def __init__(self, channels: int, outputs: int) -> None:
         def separable(inputs: int, outputs: int, stride: int = 1) -> SeparableBlock:
-            return SeparableBlock(inputs, outputs, stride, negative_slope)
+            return SeparableBlock(inputs, outputs, stride, NO_SLOPE)
 
         last = list(separable(outputs, outputs).children())[:-1]
         nn.init.constant_(last[-1].weight, FIRST_SCALE)  # type: ignore[arg-type]
         super().__init__(
-            ConvBlock(3, channels // 3, 2, negative_slope),
+            ConvBlock(3, channels // 3, 2, NO_SLOPE),
             separable(channels // 3, channels // 3),
             separable(channels // 3, channels, 2),
             separable(channels, channels),
