@@ -39,6 +39,7 @@ SMALL = {
     "fusions": 1,
     "weighted": True,
     "light_ssh": 2,
+    "detail_channels": 12,
 }
 MACHINE = {"cpu": "a processor"}
 

@@ -11,7 +11,7 @@ from featherface.analysis.figures import COLOURS, SOFT, V1_COLOUR, V2_COLOUR, ne
 from featherface.anchors import ANCHOR_SIZES, STRIDES
 
 NETWORK_COLOURS = {"V1": V1_COLOUR, "V2": V2_COLOUR}
-PART_COLOURS = (*COLOURS[:5], "#c9d1d9")
+PART_COLOURS, REST_COLOUR = COLOURS[:6], "#c9d1d9"
 COSTS = (
     ("parameters", 1e3, "thousand parameters"),
     ("multiply_adds", 1e6, "million multiply-adds"),
@@ -36,7 +36,8 @@ def costs_figure(study: ArchitectureStudy) -> Figure:
     figure, axes = new_figure(1, len(COSTS), 13.0, 4.4)
     for plot, (quantity, unit, label) in zip(axes[0], COSTS, strict=True):
         floor = np.zeros(2)
-        for part, colour in zip(study.savings, PART_COLOURS, strict=True):
+        colours = [*PART_COLOURS[: len(study.savings) - 1], REST_COLOUR]  # the rest is last
+        for part, colour in zip(study.savings, colours, strict=True):
             pair = (getattr(part.first, quantity), getattr(part.second, quantity))
             heights = np.array(pair) / unit
             plot.bar(("V1", "V2"), heights, bottom=floor, color=colour, label=part.name, width=0.62)
