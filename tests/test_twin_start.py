@@ -17,7 +17,8 @@ from featherface.training.config import RunConfig
 from featherface.training.distillation import teacher_input, twin_distance, twin_maps
 from featherface.training.learner import Learner
 from featherface.training.loop import train
-from featherface.training.twin_start import fit_twin, share_gradients
+from featherface.training.short_run import share_gradients
+from featherface.training.twin_start import fit_twin
 
 
 @pytest.fixture(scope="module")

@@ -26,8 +26,7 @@ class Part(NamedTuple):
 class MatrixSteps:
     """An optimiser of ``parts``; no value decays.
 
-    A 1x1 convolution with ``plain`` set among the parts' values (a predictor, whose outputs are
-    unlike each other) is AdamW's as well.
+    Kernels in ``plain`` (a predictor's, whose outputs are unlike each other) are AdamW's as well.
     """
 
     def __init__(self, parts: Sequence[Part], plain: Sequence[nn.Parameter] = ()) -> None:

@@ -27,6 +27,7 @@ from featherface.training.config import RunConfig
 from featherface.training.joined_teacher import JoinedTeacher
 from featherface.training.learner import Learner
 from featherface.training.schedules import learning_rate
+from featherface.training.short_run import share_gradients
 from featherface.training.weight_decay import decay_groups
 
 PASSES = 7
@@ -133,14 +134,3 @@ def answered_batches(
             )
         )
     return batches
-
-
-def share_gradients(fabric: Fabric, values: list[nn.Parameter]) -> None:
-    """Every process goes on with the mean of their gradients."""
-    if fabric.world_size == 1:
-        return
-    gradients = [p.grad for p in values if p.grad is not None]
-    flat = fabric.all_reduce(torch.cat([x.flatten() for x in gradients]), reduce_op="mean")
-    assert isinstance(flat, Tensor)
-    for gradient, mean in zip(gradients, flat.split([x.numel() for x in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
