@@ -25,6 +25,7 @@ PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#6
 WIDTHS = {"stages": 18.0, "levels": 16.5, "stem": 16.5, "fusion": 25.0, "heads": 26.0}
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
+INSETS = {"fusion": 2.0, "stem": 0.0}  # of the arrows' ends, where not CELL_PAD
 IMAGE_WIDTH, LEFT = 13.0, 2.5
 SIDE = 640
 
@@ -68,9 +69,7 @@ def draw_architecture(model: FeatherFaceV1 | FeatherFaceV2) -> Figure:
             _arrow(axes, (LEFT + IMAGE_WIDTH, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
         else:
             for row in ROWS:
-                entry = column.left if column.part.kind == "stem" else _entry(column)
-                start = before.right if before.part.kind == "stem" else _exit(before)
-                _arrow(axes, (start, row), (entry, row))
+                _arrow(axes, (_exit(before), row), (_entry(column), row))
     _draw_budget(axes, columns, parameter_count(model), width)
     return figure
 
@@ -182,7 +181,7 @@ def _draw_stem(axes: Axes, column: Column) -> None:
     _plus(axes, column.middle, ROWS[0], column.colour)
     _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
     for row in ROWS:
-        axes.plot([column.left, column.right], [row, row], color=LINE, lw=1.4, zorder=0.5)
+        axes.plot([_entry(column), _exit(column)], [row, row], color=LINE, lw=1.4, zorder=0.5)
 
 
 def _plus(axes: Axes, x: float, y: float, colour: str) -> None:
@@ -257,11 +256,11 @@ def _draw_budget(axes: Axes, columns: list[Column], total: int, width: float) ->
 
 
 def _entry(column: Column) -> float:
-    return column.left + (2.0 if column.part.kind == "fusion" else CELL_PAD)
+    return column.left + INSETS.get(column.part.kind, CELL_PAD)
 
 
 def _exit(column: Column) -> float:
-    return column.right - (2.0 if column.part.kind == "fusion" else CELL_PAD)
+    return column.right - INSETS.get(column.part.kind, CELL_PAD)
 
 
 def _cell(axes: Axes, left: float, row: float, width: float, text: str, column: Column) -> None:

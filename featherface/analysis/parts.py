@@ -91,7 +91,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             "levels",
             _same("channel\n× spatial gate"),
         ),
-        *detail_part(model),
+        *detail_part(model, count),
         Part(
             "Light SSH" if light else "Grouped SSH",
             "separable" if light else "plain, in groups",
@@ -109,14 +109,14 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
     ]
 
 
-def detail_part(model: FeatherFaceV2) -> list[Part]:
+def detail_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
     """The detail stem, where there is one: its channels at strides 2, 4 and 8."""
     if model.detail is None:
         return []
     widths = [m.out_channels for m in model.detail.modules() if isinstance(m, nn.Conv2d)]
     through = " → ".join(f"{width}" for width in sorted(set(widths)))
-    count = parameters_by_part(model)["detail"]
-    return [Part("Detail stem", "for tiny faces", count, "stem", _cells((through, "", "")))]
+    cells = _cells((through, "", ""))
+    return [Part("Detail stem", "for tiny faces", count["detail"], "stem", cells)]
 
 
 def light_cells(model: FeatherFaceV2) -> str:

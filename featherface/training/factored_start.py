@@ -96,8 +96,8 @@ def start_factored(
     )
     report(f"Factors fitted: the lateral of stride 32 is {distance:.2f} from its teacher's")
     if v1 is None:
-        set_slope(model, config.model.negative_slope)
         teach_factors(fabric, model, whole, images, config, report)
+        set_slope(model, config.model.negative_slope)
         return None
     return None if start.weights is None else JoinedTeacher(whole, v1).requires_grad_(False)
 
@@ -127,8 +127,9 @@ def teach_factors(
     if not steps:
         return
     slopes = slope_of(whole), config.model.negative_slope
+    moves = slopes[0] != slopes[1]
     learning: list[nn.Module] = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
-    if slopes[0] != slopes[1]:
+    if moves:
         learning = [model.backbone, model.laterals, model.context]
     learned_before = {p: p.requires_grad for p in model.parameters()}
     values = [p for part in learning for p in part.parameters()]
@@ -136,15 +137,14 @@ def teach_factors(
     for value in values:
         value.requires_grad_(True)
 
-    def made_by(
-        net: FeatherFaceV2, pixels: Tensor, neck: list[Tensor] | None
-    ) -> list[list[Tensor]]:
-        """The maps that count, and the neck; the context reads that of the whole V2 in both."""
-        maps = net.backbone(pixels)
+    def made_of(net: FeatherFaceV2, stage_8: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
+        """The maps up to the laterals that count, and what enters the neck."""
+        maps = net.backbone.behind_first_stage(stage_8)
         levels, again = net.both_laterals(maps)
-        neck = net.fused(levels, again) if neck is None else neck
-        context = [part(x) for part, x in zip(net.context, neck, strict=True)]
-        return [[*(x.relu() for x in maps[:2]), *levels, *again, *context], neck]
+        return [*(x.relu() for x in maps[:2]), *levels, *again], [levels, again]
+
+    def context_of(net: FeatherFaceV2, neck: list[Tensor]) -> list[Tensor]:
+        return [part(x) for part, x in zip(net.context, neck, strict=True)]
 
     order = np.random.default_rng((config.seed, fabric.global_rank))
     spreads: list[Tensor] = []
@@ -155,10 +155,18 @@ def teach_factors(
         chosen = order.integers(len(images), size=CROPS_A_STEP)
         pixels = images[chosen].float().contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            wanted, neck = made_by(whole, pixels, None)
+            stage_8 = whole.backbone.stage1(pixels)
+            wanted, into_neck = made_of(whole, stage_8)
+            if moves:  # the context reads the whole V2's neck in both
+                neck = whole.fused(*into_neck)
+                wanted += context_of(whole, neck)
             if not spreads:
                 spreads.extend(channel_spread(x) for x in wanted)
-        made, _ = made_by(model, pixels, neck)
+        if moves:
+            made, _ = made_of(model, model.backbone.stage1(pixels))
+            made += context_of(model, neck)
+        else:  # the first stage is the same
+            made, _ = made_of(model, stage_8)
         distances = [
             ((x - y).square() / spread).mean()
             for x, y, spread in zip(made, wanted, spreads, strict=True)
@@ -169,7 +177,6 @@ def teach_factors(
     first, last = learn(
         fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
     )
-    set_slope(model, slopes[1])
     for parameter, learns in learned_before.items():
         parameter.requires_grad_(learns)
     report(f"Factors: {steps:,} steps, loss {first:.2f} to {last:.2f}")
