@@ -15,10 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from benchmarks.comparison import (
     Cache,
@@ -31,27 +28,14 @@ from benchmarks.comparison import (
     open_detector,
     write_comparison,
 )
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.enlarged import scaled
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.average_precision import match_voc
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos
 from featherface.evaluation.views import detect_in_views
 
 SIZES = (60, 120, 250, 400, 600)
-LONGEST = 1400
 LEFT_OUT = ("crowd", "sports")
-
-
-def scaled(photo: LabelledPhoto, size: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """uint8 [H, W, 3] with a largest sure face of ``size`` pixels, and its float64 boxes [N, 4]."""
-    sides = np.sqrt((photo.boxes[:, 2:] - photo.boxes[:, :2]).prod(1))
-    largest = float(sides[photo.scores >= FACE_SCORE].max())
-    height, width = photo.image.shape[:2]
-    factor = min(size / largest, LONGEST / max(height, width))
-    new = (max(1, round(width * factor)), max(1, round(height * factor)))
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    image = np.asarray(cv2.resize(np.ascontiguousarray(photo.image), new, interpolation=how))
-    return image.astype(np.uint8), photo.boxes * np.array([new[0] / width, new[1] / height] * 2)
 
 
 def main(

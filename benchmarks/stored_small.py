@@ -16,10 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
-import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from benchmarks.comparison import (
     Cache,
@@ -34,29 +31,13 @@ from benchmarks.comparison import (
 )
 from benchmarks.scenes import FALSE_ALARMS, recall_at
 from benchmarks.small_faces import CROWDS
-from featherface.data.augmentation import store_jpeg
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.enlarged import LONG_SIDE, STORED, stored_small
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.average_precision import match_voc
 from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
-STORED = 416
-QUALITY = 90
-LONG_SIDE = 1024
 SIZES = ("16-32", "32-96", "over 96")
-
-
-def stored_small(photo: LabelledPhoto) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """uint8 [H, W, 3] with a long side of 1,024 pixels, and its float64 boxes [N, 4]."""
-    height, width = photo.image.shape[:2]
-    how = cv2.INTER_AREA if min(height, width) > STORED else cv2.INTER_LINEAR
-    small = cv2.resize(np.ascontiguousarray(photo.image), (STORED, STORED), interpolation=how)
-    factor = LONG_SIDE / max(height, width)
-    new = (max(1, round(width * factor)), max(1, round(height * factor)))
-    image = cv2.resize(store_jpeg(small, QUALITY), new, interpolation=cv2.INTER_LINEAR)
-    boxes = photo.boxes * np.array([new[0] / width, new[1] / height] * 2)
-    return np.asarray(image, np.uint8), boxes
 
 
 def main(

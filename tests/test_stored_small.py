@@ -1,11 +1,11 @@
-"""The benchmark on photos that were stored small: boxes stay where their faces are."""
+"""Photos that were stored small: boxes stay where their faces are."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from benchmarks.stored_small import LONG_SIDE, stored_small
+from featherface.data.enlarged import LONG_SIDE, STORED, stored_small
 from featherface.data.labelled_photo import LabelledPhoto
 
 
@@ -21,4 +21,4 @@ def test_boxes_follow_the_photo(width: int, height: int) -> None:
     assert max(image.shape[:2]) == LONG_SIDE
     rows, columns = np.nonzero(image[..., 0] > 127)
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    np.testing.assert_allclose(larger[0], found, atol=LONG_SIDE / 416 + 1)
+    np.testing.assert_allclose(larger[0], found, atol=LONG_SIDE / STORED + 1)

@@ -1,17 +1,23 @@
-"""``featherface data``: look at, count and pack the photos to train on."""
+"""``featherface data``: look at, count and pack the photos to train on, and find hard ones."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from featherface.cli.options import Threads
+
 if TYPE_CHECKING:
+    from featherface.data.labelled_photo import LabelledPhoto
     from featherface.data.shards import PhotoStore
     from featherface.data.wider_face import WiderFacePhotos
+
+SHOWN = 36  # false alarms on the picture
 
 
 class Layout(str, Enum):
@@ -32,6 +38,7 @@ def register(app: typer.Typer) -> None:
     data.command("view")(view)
     data.command("inspect")(inspect)
     data.command("pack")(pack_photos)
+    data.command("false-alarms")(false_alarms)
     app.add_typer(data, name="data")
 
 
@@ -135,3 +142,72 @@ def pack_photos(
     photos = WiderFacePhotos(data) if layout is Layout.wider else read_shards(data)
     for shard in pack(photos, out, megabytes, quality):
         typer.echo(f"{shard}: {shard.stat().st_size / 2**20:.1f} MB")
+
+
+def false_alarms(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for shards and a picture.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="ONNX file. Default: the package's own."),
+    ] = None,
+    judge: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="ONNX file that must see no face there; repeatable."),
+    ] = None,
+    photos: Annotated[int, typer.Option(min=0, help="Photos to look at; 0: all.")] = 0,
+    validation_fraction: Annotated[
+        float, typer.Option(min=0, max=0.99, help="Left alone, as in training.")
+    ] = 0.04,
+    seed: Annotated[int, typer.Option(help="Other views for another seed.")] = 0,
+    threads: Threads = None,
+    layout: LayoutOption = Layout.shards,
+    cache: CacheOption = Path("cache"),
+) -> None:
+    """Cut out what a detector takes for faces and is none, as shards for data.more_shards.
+
+    Looks at each photo once: as it is, as one stored small, or enlarged.
+    """
+    from featherface.errors import DataError
+
+    if any(out.glob("*.tar")):
+        raise DataError(f"{out}: holds shards already; give an empty folder")
+    store = open_photos(data, layout, cache)
+    import numpy as np
+
+    from featherface.cli.progress import list_progress
+    from featherface.data.pack import pack
+    from featherface.detector import PACKAGED_WEIGHTS, FaceDetector
+    from featherface.evaluation.false_alarms import JUDGED, LEAST_SCORE, FalseAlarm, picture, search
+    from featherface.images import write_image
+
+    detect, *judges = (
+        FaceDetector(path, input_size=None, score_threshold=JUDGED, threads=threads)
+        for path in (weights or PACKAGED_WEIGHTS, *(judge or ()))
+    )
+    chosen, _ = store.split(validation_fraction)
+    chosen = np.random.default_rng(seed).permutation(chosen)[: photos or None]
+    worst: list[FalseAlarm] = []
+    count = 0
+
+    def crops() -> Iterator[LabelledPhoto]:
+        """The crops one by one, as all of them would fill the memory."""
+        nonlocal worst, count
+        for one in list_progress(chosen.tolist(), "Looking"):
+            for alarm in search(store[one], detect, judges, seed):
+                worst = sorted([*worst, alarm], key=lambda x: -x.score)[:SHOWN]
+                count += 1
+                yield alarm.crop
+
+    found = crops()
+    first = next(found, None)
+    if first is None:
+        typer.echo(f"no false alarm of {LEAST_SCORE} and more on {len(chosen):,} photos")
+        return
+    shards = pack(chain([first], found), out, prefix="false-alarms")
+    sheet = out / "worst.jpg"
+    write_image(sheet, picture(worst))
+    typer.echo(
+        f"{count:,} false alarms on {len(chosen):,} photos in {len(shards)} shards in {out}; "
+        f"{sheet.name} shows the worst in red"
+    )

@@ -13,7 +13,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from featherface.errors import DataError
 PICTURES = ("webp", "jpg", "jpeg", "png")
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 CACHE_FORMAT = 1
+CROP_MARK = "#"  # in a key: what follows tells the crops of a photo apart
 ABANDONED_SECONDS = 3600.0
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,7 @@ def read_shards(folder: Path | str) -> Iterator[LabelledPhoto]:
 
 
 class PhotoStore:
-    """Random access over all photos of a folder of shards, decoded once.
+    """Random access over all photos of one or several folders of shards, decoded once.
 
     The first start decodes every photo into one flat file in ``cache`` (a few GB) with an index
     beside it; later starts only map it. The name of the cache holds a hash of the shards' names
@@ -164,14 +165,18 @@ class PhotoStore:
     """
 
     def __init__(
-        self, shards: Path | str, cache: Path | str = "cache", progress: bool = True
+        self,
+        shards: Path | str | Sequence[Path | str],
+        cache: Path | str = "cache",
+        progress: bool = True,
     ) -> None:
-        """Map the cache of ``shards``, building it first where it is missing.
+        """Map the cache of ``shards``, one folder or several, building it where it is missing.
 
         Raises:
             DataError: no shards, no readable photo, or no room for the cache.
         """
-        paths = find_shards(shards)
+        folders = [shards] if isinstance(shards, Path | str) else shards
+        paths = [path for folder in folders for path in find_shards(folder)]
         names = [[CACHE_FORMAT, *((path.name, path.stat().st_size) for path in paths)]]
         digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
         self._pixels_path = Path(cache) / f"photos-{digest}.bin"
@@ -234,9 +239,10 @@ def split_by_key(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Training and validation indices, int64, by a hash of each key.
 
-    A photo stays on its side when others come or go.
+    A photo stays on its side when others come or go, and its crops are where it is.
     """
-    words = [hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8] for key in keys]
+    photos = [str(key).partition(CROP_MARK)[0] for key in keys]
+    words = [hashlib.sha256(f"{seed}:{key}".encode()).digest()[:8] for key in photos]
     shares = np.array([int.from_bytes(word, "big") / 2**64 for word in words])
     held_out = shares < validation_fraction
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

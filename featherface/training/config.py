@@ -34,6 +34,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("loss", "quality_full"): 1.0,
     ("loss", "quality_largest"): 0.0,
     ("loss", "class_largest"): 0.0,
+    ("data", "more_shards"): [],
     ("data", "crop", "masks"): 0.0,
 }
 
@@ -143,6 +144,9 @@ class DataConfig(Section):
     """What to train on. ``sizes`` are (crop side, share); a batch has as many pixels at each."""
 
     shards: Path = Path("data/train")
+    more_shards: list[Path] = Field(
+        [], description="further folders, such as `featherface data false-alarms` writes"
+    )
     layout: Literal["shards", "wider"] = "shards"
     cache: Path = Path("cache")
     sizes: list[tuple[int, float]] = [(320, 1.0)]

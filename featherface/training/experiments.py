@@ -68,7 +68,7 @@ def experiment_row(
         "changes": describe_changes(config),
         "seed": config.seed,
         "parameters": parameters,
-        "data": config.data.shards.stem,
+        "data": "+".join(x.stem for x in (config.data.shards, *config.data.more_shards)),
         "photos": photos,
         "images": config.images,
         "epochs": f"{config.images / max(photos, 1):.2f}",

@@ -305,9 +305,12 @@ def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
 
 def open_photos(config: RunConfig) -> Any:
     """The photos to train on, with random access."""
-    if config.data.layout == "wider":
-        return WiderFacePhotos(config.data.shards)
-    return PhotoStore(config.data.shards, config.data.cache)
+    data = config.data
+    if data.layout == "wider":
+        if data.more_shards:
+            raise ConfigError("data.more_shards: for layout shards; pack WIDER FACE into some")
+        return WiderFacePhotos(data.shards)
+    return PhotoStore([data.shards, *data.more_shards], data.cache)
 
 
 def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
