@@ -93,6 +93,19 @@ def test_second_start_only_maps(
     assert len(PhotoStore(folder, tmp_path / "cache", progress=False)) == 9
 
 
+def test_shards_of_the_same_size_are_told_apart(tmp_path: Path) -> None:
+    image, nothing = np.full((40, 40, 3), 90, np.uint8), np.zeros((0, 4), np.float32)
+    none = np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32)
+    keys = []
+    for key in ("one", "two"):
+        photo = LabelledPhoto(key, "made", image, nothing, *none)
+        (shard,) = pack([photo], tmp_path / key)
+        keys.append(PhotoStore(shard, tmp_path / "cache", progress=False).keys[0])
+    sizes = {path.stat().st_size for path in tmp_path.glob("*/*.tar")}
+    assert len(sizes) == 1
+    assert keys == ["000000-one", "000000-two"]
+
+
 def test_other_shards_other_cache(folder: Path, tmp_path: Path) -> None:
     PhotoStore(folder, tmp_path / "cache", progress=False)
     pack([make_photo(20)], folder, prefix="more")

@@ -128,6 +128,11 @@ def test_command(tmp_path: Path, shards: Path, red_weights: Path) -> None:
     assert "false alarms on 6 photos" in text
     assert (tmp_path / "out" / "worst.jpg").stat().st_size > 1000
     store = PhotoStore([shards, tmp_path / "out"], tmp_path / "cache")
+    keys = {str(key).partition("#")[0] for key in store.keys}
+    assert len(keys) == 6  # crops go by their photos' names, so a split keeps them together
+    training, held_out = (set(store.keys[side]) for side in store.split(0.5))
+    sides = [{key.partition("#")[0] for key in side} for side in (training, held_out)]
+    assert not sides[0] & sides[1]
     mined = [store[n] for n in range(len(store)) if store.sources[n] == SOURCE]
     assert len(mined) >= 6
     assert all(one.image[..., 0].max() > 150 for one in mined)

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.shards import CROP_MARK
 from featherface.errors import DataError
 
 
@@ -60,9 +61,15 @@ def pack(
 
 
 def add(shard: tarfile.TarFile, photo: LabelledPhoto, number: int, quality: int) -> None:
-    """Append one photo; its key is made unique by ``number`` and free of dots and slashes."""
-    stem = Path(photo.key).stem.replace(".", "_")
-    write_sample(shard, f"{number:06d}-{stem}", photo, quality)
+    """Append one photo; its key is made unique by ``number`` and free of dots and slashes.
+
+    A crop keeps its key, which tells its photo and is unique already.
+    """
+    if CROP_MARK in photo.key:
+        key = photo.key.replace(".", "_").replace("/", "_")
+    else:
+        key = f"{number:06d}-{Path(photo.key).stem.replace('.', '_')}"
+    write_sample(shard, key, photo, quality)
 
 
 def write_sample(shard: tarfile.TarFile, key: str, photo: LabelledPhoto, quality: int) -> None:

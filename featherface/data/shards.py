@@ -31,6 +31,7 @@ from featherface.errors import DataError
 PICTURES = ("webp", "jpg", "jpeg", "png")
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
 CACHE_FORMAT = 1
+FIRST_BYTES = 1 << 16
 CROP_MARK = "#"  # in a key: what follows tells the crops of a photo apart
 ABANDONED_SECONDS = 3600.0
 
@@ -150,8 +151,8 @@ class PhotoStore:
     """Random access over all photos of one or several folders of shards, decoded once.
 
     The first start decodes every photo into one flat file in ``cache`` (a few GB) with an index
-    beside it; later starts only map it. The name of the cache holds a hash of the shards' names
-    and sizes, so other shards get another cache. Processes share the mapped pages.
+    beside it; later starts only map it. The name of the cache holds a hash of the shards, so
+    other shards get another cache. Processes share the mapped pages.
 
     Example:
         >>> store = PhotoStore("data/train", cache="cache")        # doctest: +SKIP
@@ -177,8 +178,7 @@ class PhotoStore:
         """
         folders = [shards] if isinstance(shards, Path | str) else shards
         paths = [path for folder in folders for path in find_shards(folder)]
-        names = [[CACHE_FORMAT, *((path.name, path.stat().st_size) for path in paths)]]
-        digest = hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
+        digest = digest_of(paths)
         self._pixels_path = Path(cache) / f"photos-{digest}.bin"
         index_path = Path(cache) / f"photos-{digest}.npz"
         if not (index_path.is_file() and self._pixels_path.is_file()):
@@ -232,6 +232,19 @@ class PhotoStore:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Indices of the training and of the validation photos, see :func:`split_by_key`."""
         return split_by_key(self.keys, validation_fraction, seed)
+
+
+def digest_of(shards: list[Path]) -> str:
+    """16 hexadecimal digits that other shards do not share: by names, sizes and first bytes.
+
+    Sizes alone do not tell: a tar is filled up to whole blocks.
+    """
+    digest = hashlib.sha256(str(CACHE_FORMAT).encode())
+    for path in shards:
+        digest.update(f"{path.name} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(FIRST_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def split_by_key(
