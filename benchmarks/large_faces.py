@@ -60,9 +60,9 @@ def main(
         for size in SIZES:
             found, boxes = [], []
             for photo in photos:
-                image, larger = scaled(photo, size)
-                found.append(detect_in_views(detect, image).rows())
-                boxes.append(larger)
+                shown = scaled(photo, size)
+                found.append(detect_in_views(detect, shown.image).rows())
+                boxes.append(shown.boxes)
             matches = match_voc(found, boxes, doubtful)
             faces, row[str(size)] = matches.faces, (matches.average_precision, false_boxes(matches))
     written = {"photos": len(photos), "faces": faces, "ap50_and_false_boxes": figures}

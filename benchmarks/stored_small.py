@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from benchmarks.comparison import (
@@ -58,9 +59,9 @@ def main(
         detect = open_detector(path)
         found, boxes = [], []
         for photo in photos:
-            image, larger = stored_small(photo)
-            found.append(detect_in_views(detect, image).rows())
-            boxes.append(larger)
+            shown = stored_small(photo)
+            found.append(detect_in_views(detect, shown.image).rows())
+            boxes.append(shown.boxes.astype(np.float64))
         matches = match_voc(found, boxes, doubtful)
         by_size = score_validation(found, boxes, doubtful).by_size
         faces = matches.faces

@@ -21,13 +21,22 @@ def box_iou(first: FloatArray, second: FloatArray, plus_one: bool = False) -> ND
     ``plus_one`` counts pixels inclusively (width = x2 - x1 + 1), as PASCAL VOC and WIDER FACE do.
     """
     extra = 1.0 if plus_one else 0.0
-    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
-    bottom_right = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
-    sides = np.maximum(bottom_right - top_left + extra, 0)
-    overlap = sides[..., 0] * sides[..., 1]
+    overlap = box_overlap(first, second, extra)
     areas = [np.prod(np.maximum(b[:, 2:4] - b[:, :2] + extra, 0), axis=1) for b in (first, second)]
     union = areas[0][:, None] + areas[1][None, :] - overlap
     return np.divide(overlap, union, out=np.zeros_like(overlap), where=union > 0)
+
+
+def box_overlap(first: FloatArray, second: FloatArray, extra: float = 0.0) -> NDArray[np.floating]:
+    """Area that every pair shares: ``[N, 4]`` and ``[M, 4]`` give ``[N, M]``.
+
+    ``extra`` is added to every width and height.
+    """
+    top_left = np.maximum(first[:, None, :2], second[None, :, :2])
+    bottom_right = np.minimum(first[:, None, 2:4], second[None, :, 2:4])
+    sides = np.maximum(bottom_right - top_left + extra, 0)
+    overlap: NDArray[np.floating] = sides[..., 0] * sides[..., 1]
+    return overlap
 
 
 def non_maximum_suppression(

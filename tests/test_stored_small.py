@@ -15,10 +15,10 @@ def test_boxes_follow_the_photo(width: int, height: int) -> None:
     photo[40:80, 100:150] = 255
     boxes = np.array([[100, 40, 150, 80]], np.float32)
     landmarks = np.full((1, 5, 2), np.nan, np.float32)
-    image, larger = stored_small(
+    shown = stored_small(
         LabelledPhoto("made", "made", photo, boxes, np.ones(1, np.float32), landmarks)
     )
-    assert max(image.shape[:2]) == LONG_SIDE
-    rows, columns = np.nonzero(image[..., 0] > 127)
+    assert max(shown.image.shape[:2]) == LONG_SIDE
+    rows, columns = np.nonzero(shown.image[..., 0] > 127)
     found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    np.testing.assert_allclose(larger[0], found, atol=LONG_SIDE / STORED + 1)
+    np.testing.assert_allclose(shown.boxes[0], found, atol=LONG_SIDE / STORED + 1)

@@ -9,6 +9,7 @@ is, doubtful ones included, and no other detector sees anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 from zlib import crc32
 
@@ -16,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.boxes import box_iou
-from featherface.data.augmentation import FACE_SCORE, Sample
-from featherface.data.enlarged import Enlarged, scaled, stored_small
+from featherface.boxes import box_iou, box_overlap
+from featherface.data.augmentation import FACE_SCORE, Sample, confine, cut, place
+from featherface.data.enlarged import scaled, stored_small
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.shards import CROP_MARK
 from featherface.data.sheet import contact_sheet
@@ -34,7 +35,6 @@ MOST_A_PHOTO = 2
 STORED_SMALL, SCALED = 0.45, 0.25  # shares of the photos; the others are shown as they are
 FACES = (200.0, 500.0)  # largest face of a scaled photo, pixels
 WHOLE = 0.7  # of a face within the crop; what shows less of it is doubtful
-LEAST_PART = 0.05
 
 
 class FalseAlarm(NamedTuple):
@@ -54,21 +54,21 @@ def search(
     same view.
     """
     rng = np.random.default_rng([seed, crc32(photo.key.encode())])
-    image, boxes = shown(photo, rng)
-    found = rows(detect, image, LEAST_SCORE)
-    if len(boxes):
-        found = found[
-            (box_iou(found[:, :4], boxes.astype(np.float32)).max(1) < APART)
-            & (share_within(found[:, :4], boxes).max(1) < MOST_WITHIN)
-        ]
+    view = shown(photo, rng)
+    found = rows(detect, view.image, LEAST_SCORE)
+    if len(view.boxes):
+        boxes = found[:, :4]
+        within = box_overlap(boxes, view.boxes) / (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
+        apart = box_iou(boxes, view.boxes).max(1) < APART
+        found = found[apart & (within.max(1) < MOST_WITHIN)]
     for judge in judges:
         if not len(found):
             break
-        seen = rows(judge, image, JUDGED)
+        seen = rows(judge, view.image, JUDGED)
         if len(seen):
             found = found[box_iou(found[:, :4], seen[:, :4]).max(1) < APART]
     worst = found[np.argsort(-found[:, 4])][:MOST_A_PHOTO]
-    return [cut(photo, (image, boxes), row, f"{CROP_MARK}{n}", rng) for n, row in enumerate(worst)]
+    return [crop_of(view, row, n, rng) for n, row in enumerate(worst)]
 
 
 def rows(detect: Detect, image: NDArray[np.uint8], least: float) -> NDArray[np.float32]:
@@ -77,61 +77,31 @@ def rows(detect: Detect, image: NDArray[np.uint8], least: float) -> NDArray[np.f
     return found[found[:, 4] >= least]
 
 
-def shown(photo: LabelledPhoto, rng: np.random.Generator) -> Enlarged:
+def shown(photo: LabelledPhoto, rng: np.random.Generator) -> LabelledPhoto:
     """The photo as it is, as one that was stored small, or scaled by its largest face."""
     share = rng.random()
     if share < STORED_SMALL:
         return stored_small(photo)
     if share < STORED_SMALL + SCALED and (photo.scores >= FACE_SCORE).any():
         return scaled(photo, rng.uniform(*FACES))
-    return np.ascontiguousarray(photo.image), photo.boxes.astype(np.float64)
+    return replace(photo, image=np.ascontiguousarray(photo.image))
 
 
-def share_within(boxes: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
-    """How much of each of ``boxes`` [N, 4] lies within each of ``others`` [M, 4]; [N, M]."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
-    return np.asarray((high - low).clip(0).prod(2) / area.clip(1e-9)[:, None])
-
-
-def cut(
-    photo: LabelledPhoto,
-    view: Enlarged,
-    row: NDArray[np.floating],
-    mark: str,
-    rng: np.random.Generator,
+def crop_of(
+    view: LabelledPhoto, row: NDArray[np.float32], number: int, rng: np.random.Generator
 ) -> FalseAlarm:
     """A crop of ``view`` with the box of ``row`` somewhere in it, black beyond the photo.
 
     Faces of which less than 0.7 are left are doubtful: neither faces nor background.
     """
-    image, boxes = view
-    size = np.array(image.shape[1::-1])
-    slack = np.maximum(SIDE - (row[2:4] - row[:2]), 0)
-    corner = np.round(row[:2] - rng.uniform(0, 1, 2) * slack)
-    # Within the photo where it is larger than the crop, with all of it in the crop where not.
-    low, high = np.minimum(0, size - SIDE), np.maximum(0, size - SIDE)
-    left, top = (int(x) for x in corner.clip(low, high))
-    canvas = np.zeros((SIDE, SIDE, 3), np.uint8)
-    part = image[max(top, 0) : top + SIDE, max(left, 0) : left + SIDE]
-    y, x = max(-top, 0), max(-left, 0)
-    canvas[y : y + part.shape[0], x : x + part.shape[1]] = part
-
-    moved = boxes - np.array([left, top] * 2)
-    inside = moved.clip(0, SIDE)
-    share = (inside[:, 2:] - inside[:, :2]).prod(1) / (moved[:, 2:] - moved[:, :2]).prod(1)
-    kept = share > LEAST_PART
-    doubtful = np.minimum(photo.scores, FACE_SCORE / 2)
-    scale = size / np.array(photo.image.shape[1::-1])
-    crop = LabelledPhoto(
-        photo.key + mark,
-        SOURCE,
-        canvas,
-        inside[kept].astype(np.float32),
-        np.where(share < WHOLE, doubtful, photo.scores)[kept].astype(np.float32),
-        (photo.landmarks * scale - [left, top])[kept].astype(np.float32),
+    height, width = view.image.shape[:2]
+    left, top = (
+        round(place(SIDE, size, row, axis, rng)) for axis, size in enumerate((width, height))
     )
+    image, labels = cut(view, left, top, 1.0, SIDE, SIDE, rng)
+    labels = confine(labels, SIDE, SIDE, WHOLE, 0.0)
+    key = f"{view.key}{CROP_MARK}{number}"
+    crop = LabelledPhoto(key, SOURCE, image, labels.boxes, labels.scores, labels.landmarks)
     return FalseAlarm(crop, row[:4] - np.array([left, top] * 2), float(row[4]))
 
 
