@@ -35,6 +35,8 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("loss", "quality_largest"): 0.0,
     ("loss", "class_largest"): 0.0,
     ("data", "more_shards"): [],
+    ("optimiser", "matrix_rate"): 0.0,
+    ("distillation", "scorer"): None,
     ("data", "crop", "masks"): 0.0,
 }
 
@@ -83,6 +85,15 @@ class MapTeacherConfig(Section):
     bgr: bool = False
     mean: float = 0.0
     scale: float = Field(1.0, gt=0)
+
+
+class ScorerConfig(MapTeacherConfig):
+    """A detector whose ``maps`` are its class logits, two anchors a cell, strides 8, 16 and 32."""
+
+    weight: float = Field(1.0, ge=0, description="of its term, against the teacher's own logits")
+    sharpness: float = Field(
+        1.0, gt=0, description="of its logits: a score that is an IoU is seldom near 1"
+    )
 
 
 class StartConfig(Section):
@@ -211,6 +222,9 @@ class DistillationConfig(Section):
     """
 
     teacher: Path | None = None
+    scorer: ScorerConfig | None = Field(
+        None, description="another detector whose scores are learned from where outputs are"
+    )
     adapters: bool = Field(
         True, description="without: neck and context are compared channel by channel"
     )
@@ -232,11 +246,14 @@ class DistillationConfig(Section):
 
 
 class OptimiserConfig(Section):
-    """AdamW with a linear warm-up and a cosine to ``final_rate`` of the learning rate."""
+    """AdamW, and Muon if asked for, with a linear warm-up and a cosine to ``final_rate``."""
 
     learning_rate: float = Field(1e-3, gt=0)
     backbone_rate: float = Field(
         1.0, gt=0, description="the backbone's learning rate as a share of the others'"
+    )
+    matrix_rate: float = Field(
+        0.0, ge=0, description="Muon's rate for 1x1 kernels, of AdamW's; 0: AdamW for all"
     )
     final_rate: float = Field(0.02, ge=0, le=1)
     weight_decay: float = Field(0.01, ge=0)

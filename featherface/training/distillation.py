@@ -77,15 +77,39 @@ def compared_maps(maps: FeatureMaps) -> list[Tensor]:
     return [*maps.backbone, *maps.neck, *maps.context]
 
 
-def twin_maps(maps: FeatureMaps) -> list[Tensor]:
-    """Neck and what the heads read, which both nets have at the same width."""
-    return [*maps.neck, *maps.context]
+def twin_maps(maps: FeatureMaps, detail: bool = False) -> list[Tensor]:
+    """Neck and what the heads read, which both nets have at the same width.
+
+    ``detail`` leaves out what the heads of stride 8 read: a detail stem adds there what V1 lacks.
+    """
+    return [*maps.neck, *maps.context[int(detail) :]]
 
 
 def channel_spread(x: Tensor) -> Tensor:
     """The variance ``[C, 1, 1]`` of each channel of ``[B, C, H, W]``, none far below the mean."""
     spread = x.var((0, 2, 3))
     return spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None]
+
+
+def score_loss(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float,
+    labelled: Tensor | None = None,
+    crop_balance: float = 0.0,
+) -> Tensor:
+    """How far the logits ``[B, A]`` of two nets are apart, the mean a face.
+
+    ``labelled`` and ``crop_balance`` are those of :func:`output_losses`.
+    """
+    soft = torch.sigmoid(teacher / temperature)
+    logits = student / temperature
+    entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
+    focus = (soft - logits.sigmoid()).abs()
+    if labelled is not None:
+        focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
+    return a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
 
 
 def output_losses(
@@ -110,14 +134,7 @@ def output_losses(
         labelled = None if labelled is None else labelled[:, large]
         anchors = anchors[large]
     margin = teacher.logits[..., 1] - teacher.logits[..., 0]
-    soft = torch.sigmoid(margin / config.temperature)
-    logits = student.logits / config.temperature
-    entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
-    # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
-    focus = (soft - logits.sigmoid()).abs()
-    if labelled is not None:
-        focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
-    logit_loss = a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
+    logit_loss = score_loss(student.logits, margin, config.temperature, labelled, crop_balance)
     probability = torch.sigmoid(margin)
     weight = torch.where(probability > SURE, probability, 0)
     total = weight.sum().clamp_min(1)

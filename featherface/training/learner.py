@@ -17,6 +17,7 @@ from featherface.training.distillation import (
     FeatureAdapters,
     compared_maps,
     output_losses,
+    score_loss,
     teacher_input,
     twin_distance,
     twin_maps,
@@ -29,6 +30,7 @@ from featherface.training.losses import (
 )
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.schedules import TermWeights, term_weights
+from featherface.training.score_teacher import ScoreTeacher
 from featherface.training.v1_teacher import V1Teacher
 
 Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
@@ -50,6 +52,8 @@ class Learner(nn.Module):
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
+        scorer = config.distillation.scorer
+        self.scorer = [ScoreTeacher(scorer).eval()] if scorer is not None else []
         if self.teacher and config.distillation.adapters and has_features(config):
             parameter = next(student.parameters())
             image = torch.zeros(1, 3, 64, 64, device=parameter.device)
@@ -86,7 +90,11 @@ class Learner(nn.Module):
         taught = None
         if is_asked(weights.features) or is_asked(weights.outputs):
             taught = self.ask_teacher(images, maps=is_asked(weights.features))
-        return self.compare(prediction, maps, self.anchors_of(images), labels, taught, weights)
+        scores = None
+        if self.scorer and is_asked(weights.outputs):
+            scores = self.scorer[0](images)
+        anchors = self.anchors_of(images)
+        return self.compare(prediction, maps, anchors, labels, taught, weights, scores)
 
     def compare(
         self,
@@ -96,8 +104,9 @@ class Learner(nn.Module):
         labels: Batch | Targets,
         taught: Taught | None,
         weights: TermWeights,
+        scores: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What :meth:`forward` returns, from what the student made and what its teacher did."""
+        """What :meth:`forward` returns, from what the student made and what its teachers did."""
         config = self.config
         terms: dict[str, Tensor] = {}
         labelled = None
@@ -108,6 +117,16 @@ class Learner(nn.Module):
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
                 labelled &= anchors_up_to(anchors, config.loss.class_largest)
+        scorer = config.distillation.scorer
+        if scores is not None and scorer is not None:
+            loss = score_loss(
+                prediction.logits,
+                scores,
+                config.distillation.temperature,
+                labelled,
+                config.loss.crop_balance,
+            )
+            terms["scorer"] = weights.outputs * (scorer.weight * loss)
         if taught is not None:
             outputs, taught_maps = taught
             if is_asked(weights.outputs):
@@ -124,7 +143,9 @@ class Learner(nn.Module):
                 if self.adapters is not None:
                     distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
                 else:
-                    distance = twin_distance(twin_maps(maps), twin_maps(taught_maps))
+                    detail = has_detail(self.student)
+                    ours, theirs = twin_maps(maps, detail), twin_maps(taught_maps, detail)
+                    distance = twin_distance(ours, theirs)
                 terms["features"] = weights.features * (config.distillation.features * distance)
         return terms
 
@@ -185,6 +206,11 @@ class Learner(nn.Module):
                 f"{asks}: needs V1's weights as distillation.teacher, whose maps are learned from"
             )
         return outputs, maps
+
+
+def has_detail(student: nn.Module) -> bool:
+    """Whether ``student`` looks at the image a second time, for tiny faces."""
+    return isinstance(student, FeatherFaceV2) and student.detail is not None
 
 
 def is_asked(weight: float | Tensor) -> bool:

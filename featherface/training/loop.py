@@ -41,6 +41,7 @@ from featherface.training.factored_start import start_factored
 from featherface.training.graphed_step import GraphedStep
 from featherface.training.learner import Learner, Teacher, has_features
 from featherface.training.losses import Targets
+from featherface.training.matrix_steps import KernelMuon, Part, by_kind
 from featherface.training.moving_average import MovingAverage
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
@@ -85,6 +86,8 @@ def train(
     learner = Learner(student, config, teacher)
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
+    for scorer in learner.scorer:
+        scorer.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_gpu = fabric.device.type == "cuda"
     if on_gpu:
         torch.set_float32_matmul_precision("high")  # for the teacher, which is not in bfloat16
@@ -102,9 +105,10 @@ def train(
         config, store, training_indices, done, fabric.global_rank, fabric.world_size, on_gpu
     )
     graphed = on_gpu and fabric.world_size == 1 and learner.can_be_graphed()
-    optimiser = make_optimiser(learner, config, graphed)
+    made = make_optimisers(learner, config, graphed)
     if state:
-        optimiser.load_state_dict(state["optimiser"])
+        for one, kept in zip(made, state["optimisers"], strict=True):
+            one.load_state_dict(kept)
     elif isinstance(student, FeatherFaceV2):
         quiet = report if fabric.is_global_zero else lambda _: None
         joined = None
@@ -119,7 +123,7 @@ def train(
         if config.start.detail_crops:
             fit_detail(fabric, learner, store, training_indices, quiet)
         average.module.load_state_dict(student.state_dict())
-    wrapped, optimiser = fabric.setup(learner, optimiser)
+    wrapped, *optimisers = fabric.setup(learner, *made)
     average.to(fabric.device)
     if fabric.is_global_zero:
         report(
@@ -133,13 +137,16 @@ def train(
         images: Tensor, labels: Batch | Targets, weights: TermWeights
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Learn from one batch; the loss terms by name, and the gradient's norm."""
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.zero_grad(set_to_none=True)
         terms = wrapped(images, labels, weights)
         fabric.backward(torch.stack(list(terms.values())).sum())
+        # AdamW's alone: Muon's steps are of one length, whatever the gradient's is.
         norm = fabric.clip_gradients(
-            wrapped, optimiser, max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
+            wrapped, optimisers[0], max_norm=config.optimiser.clip_norm, error_if_nonfinite=False
         )
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         norm = torch.zeros(()) if norm is None else norm
         return {name: value.detach() for name, value in terms.items()}, norm
 
@@ -155,15 +162,15 @@ def train(
             keep_statistics(student)
         for step, batch in enumerate(loader, start=done):
             progress = step / steps
-            set_learning_rate(
-                optimiser,
-                learning_rate(
-                    progress,
-                    config.optimiser.learning_rate,
-                    config.optimiser.warmup,
-                    config.optimiser.final_rate,
-                ),
+            rate = learning_rate(
+                progress,
+                config.optimiser.learning_rate,
+                config.optimiser.warmup,
+                config.optimiser.final_rate,
             )
+            factors = 1.0, config.optimiser.matrix_rate
+            for optimiser, factor in zip(optimisers, factors, strict=False):
+                set_learning_rate(optimiser, factor * rate)
             batch = batch.to(fabric.device)
             terms, norm = step_on(batch.images, batch, learner.term_weights(progress))
             average.update(student)
@@ -191,7 +198,7 @@ def train(
                         "devices": fabric.world_size,
                         "learner": learner.state_dict(),
                         "average": average.state_dict(),
-                        "optimiser": optimiser.state_dict(),
+                        "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     },
                     config.folder / "last.ckpt",
                 )
@@ -256,6 +263,7 @@ TERMS = (
     "teacher_logits",
     "teacher_boxes",
     "teacher_landmarks",
+    "scorer",
     "features",
 )
 
@@ -327,28 +335,43 @@ def keep_statistics(student: nn.Module) -> None:
             module.eval()
 
 
-def make_optimiser(
-    learner: nn.Module, config: RunConfig, graphed: bool = False
-) -> torch.optim.Optimizer:
-    """AdamW; biases and normalisations do not decay, and the backbone may learn more slowly.
+def make_optimisers(
+    learner: Learner, config: RunConfig, graphed: bool = False
+) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for 1x1 kernels behind it if the configuration asks for it.
 
-    ``graphed`` keeps everything that it needs on the GPU, for a step that is replayed there.
+    Biases and normalisations do not decay, and the backbone may learn more slowly. ``graphed``
+    keeps everything that they need on the GPU, for a step that is replayed there.
     """
+    parts = [
+        Part(
+            share,
+            [
+                parameter
+                for name, parameter in learner.named_parameters()
+                if parameter.requires_grad and name.startswith("student.backbone.") == of_backbone
+            ],
+        )
+        for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate))
+    ]
+    matrices: list[Part] = []
+    if config.optimiser.matrix_rate:
+        body = {id(p) for p in learner.student.parameters()}
+        plain = [p for _, values in parts for p in values if id(p) not in body]
+        matrices, parts = by_kind(parts, [*learner.student.heads.parameters(), *plain])
     groups: list[dict[str, Any]] = []
-    for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate)):
-        parameters = [
-            parameter
-            for name, parameter in learner.named_parameters()
-            if parameter.requires_grad and name.startswith("student.backbone.") == of_backbone
-        ]
-        groups += [group | {"share": share} for group in decay_groups(parameters)]
-    return torch.optim.AdamW(
+    for share, values in parts:
+        groups += [group | {"share": share} for group in decay_groups(values)]
+    adamw = torch.optim.AdamW(
         groups,
         lr=config.optimiser.learning_rate,
         weight_decay=config.optimiser.weight_decay,
         fused=graphed or None,
         capturable=graphed,
     )
+    if not any(values for _, values in matrices):
+        return [adamw]
+    return [adamw, KernelMuon(matrices, capturable=graphed)]
 
 
 def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:

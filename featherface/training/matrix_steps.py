@@ -8,10 +8,12 @@ it got in two minutes where AdamW was after fifty (docs/experiments.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+
+from featherface.training.schedules import set_learning_rate
 
 MATRIX_RATE = 5.0  # Muon's learning rate, of AdamW's
 
@@ -23,6 +25,48 @@ class Part(NamedTuple):
     values: list[nn.Parameter]
 
 
+class KernelMuon(torch.optim.Optimizer):
+    """PyTorch's Muon for kernels ``[out, in, 1, 1]``; each group has a ``share``.
+
+    Muon steps plain matrices by a rate that is a number. Here it moves matrices of zeros by a rate
+    of 1, and the kernels follow by theirs: with ``capturable`` that may be a tensor, so that a
+    recorded step reads the rate of its time.
+    """
+
+    def __init__(self, parts: Sequence[Part], capturable: bool = False) -> None:
+        groups = [{"params": values, "share": share} for share, values in parts if values]
+        super().__init__(groups, {"lr": 0.0, "capturable": capturable})
+        self._moves = [
+            [nn.Parameter(torch.zeros_like(p).view(p.shape[:2])) for p in group["params"]]
+            for group in self.param_groups
+        ]
+        moves = [move for group in self._moves for move in group]
+        self._muon = torch.optim.Muon(moves, lr=1.0, weight_decay=0.0)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step of each kernel that has a gradient."""
+        pairs = [
+            (kernel, move, group["lr"])
+            for group, moves in zip(self.param_groups, self._moves, strict=True)
+            for kernel, move in zip(group["params"], moves, strict=True)
+        ]
+        for kernel, move, _ in pairs:
+            move.zero_()
+            move.grad = None if kernel.grad is None else kernel.grad.reshape(move.shape)
+        self._muon.step()
+        for kernel, move, rate in pairs:
+            kernel.add_(move.view_as(kernel) * rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Muon's momenta."""
+        return self._muon.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with these momenta."""
+        self._muon.load_state_dict(state_dict)
+
+
 class MatrixSteps:
     """An optimiser of ``parts``; no value decays.
 
@@ -30,39 +74,41 @@ class MatrixSteps:
     """
 
     def __init__(self, parts: Sequence[Part], plain: Sequence[nn.Parameter] = ()) -> None:
-        kept = {id(p) for p in plain}
-        matrices: list[dict[str, object]] = []
-        others: list[dict[str, object]] = []
-        # PyTorch's Muon takes matrices alone: it gets views of the kernels.
-        self._views: list[tuple[nn.Parameter, nn.Parameter]] = []
-        for share, values in parts:
-            mine = [p for p in values if is_matrix(p) and id(p) not in kept]
-            views = [nn.Parameter(p.detach().view(p.shape[:2])) for p in mine]
-            self._views += list(zip(mine, views, strict=True))
-            matrices.append({"params": views, "share": share})
-            own = {id(p) for p in mine}
-            others.append({"params": [p for p in values if id(p) not in own], "share": share})
+        matrices, others = by_kind(parts, plain)
         self.values = [p for _, values in parts for p in values]
-        matrices_of = {id(p) for p, _ in self._views}
-        self.clipped = [p for p in self.values if id(p) not in matrices_of]  # Muon knows no length
-        self._adamw = torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0)
-        self._muon = torch.optim.Muon(matrices, weight_decay=0.0) if self._views else None
+        self.clipped = [p for _, values in others for p in values]  # Muon knows no length
+        groups: list[dict[str, Any]] = [
+            {"params": values, "share": share} for share, values in others
+        ]
+        adamw = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+        self._optimisers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, 1.0)]
+        if any(values for _, values in matrices):
+            self._optimisers.append((KernelMuon(matrices), MATRIX_RATE))
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
         for value in self.values:
             value.grad = None
 
-    @torch.no_grad()
     def step(self, rate: float) -> None:
         """One step at the learning rate ``rate`` of AdamW, ``MATRIX_RATE`` times that of Muon."""
-        for kernel, view in self._views:
-            view.grad = None if kernel.grad is None else kernel.grad.view_as(view)
-        for optimiser, factor in ((self._adamw, 1.0), (self._muon, MATRIX_RATE)):
-            if optimiser is not None:
-                for group in optimiser.param_groups:
-                    group["lr"] = factor * rate * group["share"]
-                optimiser.step()
+        for optimiser, factor in self._optimisers:
+            set_learning_rate(optimiser, factor * rate)
+            optimiser.step()
+
+
+def by_kind(
+    parts: Sequence[Part], plain: Sequence[nn.Parameter] = ()
+) -> tuple[list[Part], list[Part]]:
+    """The kernels that Muon steps, but for those in ``plain``, and all other values."""
+    kept = {id(p) for p in plain}
+
+    def of_muon(value: nn.Parameter) -> bool:
+        return is_matrix(value) and id(value) not in kept
+
+    matrices = [Part(share, [p for p in values if of_muon(p)]) for share, values in parts]
+    others = [Part(share, [p for p in values if not of_muon(p)]) for share, values in parts]
+    return matrices, others
 
 
 def is_matrix(value: nn.Parameter) -> bool:
