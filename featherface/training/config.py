@@ -36,7 +36,6 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("loss", "class_largest"): 0.0,
     ("data", "more_shards"): [],
     ("optimiser", "matrix_rate"): 0.0,
-    ("distillation", "scorer"): None,
     ("data", "crop", "masks"): 0.0,
 }
 
@@ -85,15 +84,6 @@ class MapTeacherConfig(Section):
     bgr: bool = False
     mean: float = 0.0
     scale: float = Field(1.0, gt=0)
-
-
-class ScorerConfig(MapTeacherConfig):
-    """A detector whose ``maps`` are its class logits, two anchors a cell, strides 8, 16 and 32."""
-
-    weight: float = Field(1.0, ge=0, description="of its term, against the teacher's own logits")
-    sharpness: float = Field(
-        1.0, gt=0, description="of its logits: a score that is an IoU is seldom near 1"
-    )
 
 
 class StartConfig(Section):
@@ -222,9 +212,6 @@ class DistillationConfig(Section):
     """
 
     teacher: Path | None = None
-    scorer: ScorerConfig | None = Field(
-        None, description="another detector whose scores are learned from where outputs are"
-    )
     adapters: bool = Field(
         True, description="without: neck and context are compared channel by channel"
     )

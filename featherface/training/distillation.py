@@ -91,27 +91,6 @@ def channel_spread(x: Tensor) -> Tensor:
     return spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None]
 
 
-def score_loss(
-    student: Tensor,
-    teacher: Tensor,
-    temperature: float,
-    labelled: Tensor | None = None,
-    crop_balance: float = 0.0,
-) -> Tensor:
-    """How far the logits ``[B, A]`` of two nets are apart, the mean a face.
-
-    ``labelled`` and ``crop_balance`` are those of :func:`output_losses`.
-    """
-    soft = torch.sigmoid(teacher / temperature)
-    logits = student / temperature
-    entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
-    # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
-    focus = (soft - logits.sigmoid()).abs()
-    if labelled is not None:
-        focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
-    return a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
-
-
 def output_losses(
     student: HeadOutputs,
     teacher: HeadOutputs,
@@ -134,7 +113,14 @@ def output_losses(
         labelled = None if labelled is None else labelled[:, large]
         anchors = anchors[large]
     margin = teacher.logits[..., 1] - teacher.logits[..., 0]
-    logit_loss = score_loss(student.logits, margin, config.temperature, labelled, crop_balance)
+    soft = torch.sigmoid(margin / config.temperature)
+    logits = student.logits / config.temperature
+    entropy = functional.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    # Background fills nearly all anchors; the focal factor leaves those that the two disagree on.
+    focus = (soft - logits.sigmoid()).abs()
+    if labelled is not None:
+        focus = focus.masked_fill(labelled & (soft < logits.sigmoid()), 0)
+    logit_loss = a_face((focus * entropy).sum(1), soft.sum(1), crop_balance)
     probability = torch.sigmoid(margin)
     weight = torch.where(probability > SURE, probability, 0)
     total = weight.sum().clamp_min(1)

@@ -17,7 +17,6 @@ from featherface.training.distillation import (
     FeatureAdapters,
     compared_maps,
     output_losses,
-    score_loss,
     teacher_input,
     twin_distance,
     twin_maps,
@@ -30,7 +29,6 @@ from featherface.training.losses import (
 )
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.schedules import TermWeights, term_weights
-from featherface.training.score_teacher import ScoreTeacher
 from featherface.training.v1_teacher import V1Teacher
 
 Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
@@ -52,8 +50,6 @@ class Learner(nn.Module):
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
-        scorer = config.distillation.scorer
-        self.scorer = [ScoreTeacher(scorer).eval()] if scorer is not None else []
         if self.teacher and config.distillation.adapters and has_features(config):
             parameter = next(student.parameters())
             image = torch.zeros(1, 3, 64, 64, device=parameter.device)
@@ -90,11 +86,7 @@ class Learner(nn.Module):
         taught = None
         if is_asked(weights.features) or is_asked(weights.outputs):
             taught = self.ask_teacher(images, maps=is_asked(weights.features))
-        scores = None
-        if self.scorer and is_asked(weights.outputs):
-            scores = self.scorer[0](images)
-        anchors = self.anchors_of(images)
-        return self.compare(prediction, maps, anchors, labels, taught, weights, scores)
+        return self.compare(prediction, maps, self.anchors_of(images), labels, taught, weights)
 
     def compare(
         self,
@@ -104,9 +96,8 @@ class Learner(nn.Module):
         labels: Batch | Targets,
         taught: Taught | None,
         weights: TermWeights,
-        scores: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """What :meth:`forward` returns, from what the student made and what its teachers did."""
+        """What :meth:`forward` returns, from what the student made and what its teacher did."""
         config = self.config
         terms: dict[str, Tensor] = {}
         labelled = None
@@ -117,16 +108,6 @@ class Learner(nn.Module):
             if not config.distillation.lowers_labelled:
                 labelled = targets.face | ~targets.counted
                 labelled &= anchors_up_to(anchors, config.loss.class_largest)
-        scorer = config.distillation.scorer
-        if scores is not None and scorer is not None:
-            loss = score_loss(
-                prediction.logits,
-                scores,
-                config.distillation.temperature,
-                labelled,
-                config.loss.crop_balance,
-            )
-            terms["scorer"] = weights.outputs * (scorer.weight * loss)
         if taught is not None:
             outputs, taught_maps = taught
             if is_asked(weights.outputs):

@@ -86,8 +86,6 @@ def train(
     learner = Learner(student, config, teacher)
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
-    for scorer in learner.scorer:
-        scorer.to(fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     on_gpu = fabric.device.type == "cuda"
     if on_gpu:
         torch.set_float32_matmul_precision("high")  # for the teacher, which is not in bfloat16
@@ -263,7 +261,6 @@ TERMS = (
     "teacher_logits",
     "teacher_boxes",
     "teacher_landmarks",
-    "scorer",
     "features",
 )
 

@@ -25,9 +25,7 @@ class MapTeacher:
 
     def __init__(self, config: MapTeacherConfig) -> None:
         self.config = config
-        self._session = open_session(
-            cut_off(config.path, config.maps, "start.detail_teachers").SerializeToString()
-        )
+        self._session = open_session(cut_off(config.path, config.maps).SerializeToString())
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -41,13 +39,8 @@ class MapTeacher:
         return [torch.from_numpy(x).to(images.device) for x in maps]
 
 
-def cut_off(path: Path, maps: list[str], asks: str) -> onnx.ModelProto:
-    """The part of the network in ``path`` that leads to ``maps``, which the setting ``asks`` for.
-
-    Raises:
-        WeightsError: the file cannot be read as ONNX.
-        ConfigError: it has no map of such a name.
-    """
+def cut_off(path: Path, maps: list[str]) -> onnx.ModelProto:
+    """The part of the network in ``path`` that leads to ``maps``."""
     try:
         whole = onnx.shape_inference.infer_shapes(onnx.load(path))
     except Exception as error:  # protobuf's own, without a common base class
@@ -56,8 +49,8 @@ def cut_off(path: Path, maps: list[str], asks: str) -> onnx.ModelProto:
     for name in maps:
         if name not in made:
             raise ConfigError(
-                f"{asks}: {path.name} has no map {name!r} inside; a viewer for ONNX files shows "
-                "their names"
+                f"start.detail_teachers: {path.name} has no map {name!r} inside; a viewer for ONNX "
+                "files shows their names"
             )
     weights = {x.name for x in whole.graph.initializer}
     inputs = [x.name for x in whole.graph.input if x.name not in weights]
