@@ -15,8 +15,10 @@ from test_featherface_v2 import LIGHT
 from test_training_loop import make_small_run
 from torch import nn
 
+from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError, WeightsError
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
@@ -25,6 +27,7 @@ from featherface.training.detail_start import fit_detail, share_values
 from featherface.training.learner import Learner
 from featherface.training.loop import build_student, train
 from featherface.training.map_teacher import MapTeacher
+from featherface.training.schedules import TermWeights
 
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (6, 3, 4, 4)).astype(np.float32)
 
@@ -194,3 +197,20 @@ def test_processes_go_on_with_the_mean_of_their_statistics() -> None:
     share_values(TwoProcesses(), norm.buffers())  # type: ignore[arg-type]
     assert norm.running_mean.tolist() == [1.5, 1.5]  # type: ignore[union-attr]
     assert norm.running_var.tolist() == [2.0, 2.0]  # type: ignore[union-attr]
+
+
+def test_v1_is_no_measure_of_what_a_detail_stem_adds() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    nobody = torch.zeros(0)
+    batch = Batch(images, nobody.view(0, 4), nobody, nobody.view(0, 5, 2), nobody.long())
+    config = RunConfig.model_validate({"distillation": {"adapters": False}})
+    student = FeatherFaceV2(detail_channels=12).eval()
+    assert student.detail is not None
+    norm = list(list(student.detail.children())[-1].children())[-1]
+    learner = Learner(student, config, FeatherFaceV1().eval())
+    losses = []
+    for added in (0.0, 5.0):
+        nn.init.constant_(norm.bias, added)  # type: ignore[arg-type]
+        losses.append(learner(images, batch, TermWeights(1.0, 0.0, 0.0))["features"])
+    torch.testing.assert_close(losses[0], losses[1])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from featherface.training.matrix_steps import MATRIX_RATE, MatrixSteps, Part
+from featherface.training.matrix_steps import MATRIX_RATE, KernelMuon, MatrixSteps, Part
+from featherface.training.schedules import set_learning_rate
 
 
 def test_a_kernel_steps_along_an_orthogonal_matrix() -> None:
@@ -52,3 +53,22 @@ def test_a_part_without_gradient_stays() -> None:
     used(torch.ones(1, 4, 1, 1)).sum().backward()
     steps.step(0.1)
     torch.testing.assert_close(unused.weight.detach(), before)
+
+
+def test_kernels_step_as_pytorchs_muon_says_and_go_on_after_a_stop() -> None:
+    torch.manual_seed(2)
+    kernel = nn.Parameter(torch.randn(8, 4, 1, 1).contiguous(memory_format=torch.channels_last))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    ours = KernelMuon([Part(0.5, [kernel])])
+    theirs = torch.optim.Muon([matrix], lr=0.01, weight_decay=0.0)
+    for step in range(6):
+        if step == 3:  # as a run that was stopped and goes on
+            momenta = ours.state_dict()
+            ours = KernelMuon([Part(0.5, [kernel])])
+            ours.load_state_dict(momenta)
+        gradient = torch.randn(8, 4)
+        kernel.grad, matrix.grad = gradient[..., None, None].clone(), gradient
+        set_learning_rate(ours, 0.02)
+        ours.step()
+        theirs.step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())

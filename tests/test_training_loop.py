@@ -72,6 +72,21 @@ def make_small_run(folder: Path, sides: tuple[int, ...] = (64, 96), **changes: o
     return make_config(folder / "train", folder / "runs", sides, images=8, **changes)
 
 
+def test_muon_steps_the_kernels_of_the_students_body_alone(shards: Path, tmp_path: Path) -> None:
+    config = make_config(shards, tmp_path, optimiser={"matrix_rate": 3.0, "backbone_rate": 0.5})
+    student = loop.build_student(config)
+    adamw, muon = loop.make_optimisers(learner.Learner(student, config, None), config)
+    of_adamw, of_muon = (
+        {id(p) for group in one.param_groups for p in group["params"]} for one in (adamw, muon)
+    )
+    assert not of_adamw & of_muon
+    assert of_adamw | of_muon == {id(p) for p in student.parameters()}
+    assert of_adamw > {id(p) for p in student.heads.parameters()}
+    assert of_muon > {id(lateral[0].weight) for lateral in student.laterals}
+    assert of_muon < {id(p) for p in student.parameters() if p.shape[2:] == (1, 1)}
+    assert {group["share"] for group in muon.param_groups} == {0.5, 1.0}
+
+
 def test_a_run_writes_weights_log_and_checkpoint(shards: Path, tmp_path: Path) -> None:
     path = loop.train(make_config(shards, tmp_path), accelerator="cpu", report=lambda _: None)
     assert path == tmp_path / "run" / "model.safetensors"
@@ -95,13 +110,17 @@ class Killed(BaseException):
     """Stands for a kill: nothing in the loop may catch it."""
 
 
+@pytest.mark.parametrize("matrix_rate", [0.0, 3.0])
 def test_a_killed_run_goes_on_with_the_same_samples(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, matrix_rate: float
 ) -> None:
+    optimiser = {"matrix_rate": matrix_rate}
     whole = loop.train(
-        make_config(shards, tmp_path / "whole"), accelerator="cpu", report=lambda _: None
+        make_config(shards, tmp_path / "whole", optimiser=optimiser),
+        accelerator="cpu",
+        report=lambda _: None,
     )
-    config = make_config(shards, tmp_path / "killed")
+    config = make_config(shards, tmp_path / "killed", optimiser=optimiser)
     original = loop.RunLog.step
     steps = 0
 
