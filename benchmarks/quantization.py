@@ -139,7 +139,8 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [f"{100 * row[column]:.1f}" for column in COLUMNS]
         cells += [f"{row['kilobytes']:.0f}", f"{row['milliseconds']:.1f}"]
         lines.append(f"| {name} | {' | '.join(cells)} | {row['ratio_to_fp32']:.2f} |")
-    worst = max(result["losses_in_ap_points"]["INT8"].values())
+    worst = max(0.0, *result["losses_in_ap_points"]["INT8"].values())
+    loses = f"loses at most {worst:.1f} points" if worst >= 0.05 else "loses nothing"
     ratio = result["figures"]["INT8"]["ratio_to_fp32"]
     int8 = result["int8"]
     lines += [
@@ -150,7 +151,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{result['onnxruntime']}, medians of {result['rounds']} interleaved calls.",
         "",
         f"INT8 keeps {int8['kept_in_float']} of {int8['convolutions']} convolutions in float and "
-        f"loses at most {worst:.1f} points. It takes {ratio:.2f} times as long as FP32 here"
+        f"{loses}. It takes {ratio:.2f} times as long as FP32 here"
         + (
             ": this processor has no 8-bit dot product (VNNI), without which ONNX Runtime widens "
             "8-bit numbers to 16 before it multiplies."
