@@ -53,6 +53,7 @@ from featherface.training.warm_start import warm_start_from_imagenet, warm_start
 from featherface.training.weight_decay import decay_groups
 
 LOG_EVERY = 20
+OUTSIDE_BODY = "student.heads.", "adapters."  # kernels there predict, and are AdamW's
 
 
 def train(
@@ -166,9 +167,8 @@ def train(
                 config.optimiser.warmup,
                 config.optimiser.final_rate,
             )
-            factors = 1.0, config.optimiser.matrix_rate
-            for optimiser, factor in zip(optimisers, factors, strict=False):
-                set_learning_rate(optimiser, factor * rate)
+            for optimiser in optimisers:
+                set_learning_rate(optimiser, rate)
             batch = batch.to(fabric.device)
             terms, norm = step_on(batch.images, batch, learner.term_weights(progress))
             average.update(student)
@@ -353,9 +353,8 @@ def make_optimisers(
     ]
     matrices: list[Part] = []
     if config.optimiser.matrix_rate:
-        body = {id(p) for p in learner.student.parameters()}
-        plain = [p for _, values in parts for p in values if id(p) not in body]
-        matrices, parts = by_kind(parts, [*learner.student.heads.parameters(), *plain])
+        plain = [p for name, p in learner.named_parameters() if name.startswith(OUTSIDE_BODY)]
+        matrices, parts = by_kind(parts, plain)
     groups: list[dict[str, Any]] = []
     for share, values in parts:
         groups += [group | {"share": share} for group in decay_groups(values)]
@@ -366,9 +365,9 @@ def make_optimisers(
         fused=graphed or None,
         capturable=graphed,
     )
-    if not any(values for _, values in matrices):
+    if not matrices:
         return [adamw]
-    return [adamw, KernelMuon(matrices, capturable=graphed)]
+    return [adamw, KernelMuon(matrices, config.optimiser.matrix_rate, capturable=graphed)]
 
 
 def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:

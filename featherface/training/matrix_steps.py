@@ -28,20 +28,22 @@ class Part(NamedTuple):
 class KernelMuon(torch.optim.Optimizer):
     """PyTorch's Muon for kernels ``[out, in, 1, 1]``; each group has a ``share``.
 
-    Muon steps plain matrices by a rate that is a number. Here it moves matrices of zeros by a rate
-    of 1, and the kernels follow by theirs: with ``capturable`` that may be a tensor, so that a
-    recorded step reads the rate of its time.
+    Muon steps plain matrices by a rate that is a number. Here it moves matrices of zeros by
+    ``factor``, and the kernels follow by that times their rate, which is AdamW's: with
+    ``capturable`` it may be a tensor, so that a recorded step reads the rate of its time.
     """
 
-    def __init__(self, parts: Sequence[Part], capturable: bool = False) -> None:
-        groups = [{"params": values, "share": share} for share, values in parts if values]
+    def __init__(
+        self, parts: Sequence[Part], factor: float = 1.0, capturable: bool = False
+    ) -> None:
+        groups = [{"params": values, "share": share} for share, values in parts]
         super().__init__(groups, {"lr": 0.0, "capturable": capturable})
         self._moves = [
             [nn.Parameter(torch.zeros_like(p).view(p.shape[:2])) for p in group["params"]]
             for group in self.param_groups
         ]
         moves = [move for group in self._moves for move in group]
-        self._muon = torch.optim.Muon(moves, lr=1.0, weight_decay=0.0)
+        self._muon = torch.optim.Muon(moves, lr=factor, weight_decay=0.0)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -81,9 +83,9 @@ class MatrixSteps:
             {"params": values, "share": share} for share, values in others
         ]
         adamw = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
-        self._optimisers: list[tuple[torch.optim.Optimizer, float]] = [(adamw, 1.0)]
-        if any(values for _, values in matrices):
-            self._optimisers.append((KernelMuon(matrices), MATRIX_RATE))
+        self._optimisers: list[torch.optim.Optimizer] = [adamw]
+        if matrices:
+            self._optimisers.append(KernelMuon(matrices, MATRIX_RATE))
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -92,15 +94,18 @@ class MatrixSteps:
 
     def step(self, rate: float) -> None:
         """One step at the learning rate ``rate`` of AdamW, ``MATRIX_RATE`` times that of Muon."""
-        for optimiser, factor in self._optimisers:
-            set_learning_rate(optimiser, factor * rate)
+        for optimiser in self._optimisers:
+            set_learning_rate(optimiser, rate)
             optimiser.step()
 
 
 def by_kind(
     parts: Sequence[Part], plain: Sequence[nn.Parameter] = ()
 ) -> tuple[list[Part], list[Part]]:
-    """The kernels that Muon steps, but for those in ``plain``, and all other values."""
+    """The parts' kernels that Muon steps, but for those in ``plain``, and their other values.
+
+    A part without such kernels is not among the former.
+    """
     kept = {id(p) for p in plain}
 
     def of_muon(value: nn.Parameter) -> bool:
@@ -108,7 +113,7 @@ def by_kind(
 
     matrices = [Part(share, [p for p in values if of_muon(p)]) for share, values in parts]
     others = [Part(share, [p for p in values if not of_muon(p)]) for share, values in parts]
-    return matrices, others
+    return [part for part in matrices if part.values], others
 
 
 def is_matrix(value: nn.Parameter) -> bool:
