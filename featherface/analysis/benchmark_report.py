@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -185,14 +185,14 @@ def draw_accuracy_against(models: Models, values: dict[str, float], axis: str, p
         for name, value, height in points:
             colour = _colour(name, models[name])
             one.scatter(value, height, s=90 if models[name]["ours"] else 55, color=colour, zorder=3)
-        for (name, value, height), above in zip(points, _sides(one, points), strict=True):
+        for (name, value, height), side in zip(points, _sides(one, points), strict=True):
             one.annotate(
                 f"{label(name)}  {height:.1f}",
                 (value, height),
-                xytext=(0, 9 if above else -9),
+                xytext=side.offset,
                 textcoords="offset points",
-                ha="center",
-                va="bottom" if above else "top",
+                ha=side.across,
+                va=side.up,
                 fontsize=9,
                 fontweight="bold" if models[name]["ours"] else "normal",
                 color=_colour(name, models[name]),
@@ -222,8 +222,21 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step for step in steps if low <= step <= high]
 
 
-def _sides(axes: Any, points: Sequence[tuple[str, float, float]]) -> list[bool]:
-    """Label above the point (True) or below, so that fewest labels and points are covered."""
+class Side(NamedTuple):
+    """Where a label stands by its point: points of offset, and what of the label is held there."""
+
+    offset: tuple[float, float]
+    across: Literal["center", "left"]
+    up: Literal["bottom", "top", "center"]
+
+
+ABOVE = Side((0, 9), "center", "bottom")
+BELOW = Side((0, -9), "center", "top")
+RIGHT = Side((9, 0), "left", "center")
+
+
+def _sides(axes: Any, points: Sequence[tuple[str, float, float]]) -> list[Side]:
+    """Where each label stands, so that fewest labels and points are covered."""
     low, high = np.log(axes.get_xlim())
     bottom, top = axes.get_ylim()
     # Label boxes as fractions of the panel, about 5.6 x 3.9 inches; a letter is 0.07 inches wide.
@@ -234,16 +247,22 @@ def _sides(axes: Any, points: Sequence[tuple[str, float, float]]) -> list[bool]:
     dots = [(x - 0.015, y - 0.02, x + 0.015, y + 0.02) for x, y in places]
     halves = [0.007 * (len(label(name)) + 6) for name, _, _ in points]
     boxes = [
-        ((x - half, y - 0.07, x + half, y - 0.025), (x - half, y + 0.025, x + half, y + 0.07))
+        {
+            ABOVE: (x - half, y + 0.025, x + half, y + 0.07),
+            BELOW: (x - half, y - 0.07, x + half, y - 0.025),
+            RIGHT: (x + 0.02, y - 0.0225, x + 0.02 + 2 * half, y + 0.0225),
+        }
         for half, (x, y) in zip(halves, places, strict=True)
     ]
 
-    def covered(sides: Iterable[bool]) -> float:
-        chosen = [pair[above] for pair, above in zip(boxes, sides, strict=True)]
+    def covered(sides: Iterable[Side]) -> float:
+        chosen = [box[side] for box, side in zip(boxes, sides, strict=True)]
         over_dots = sum(_overlap(box, dot) for box in chosen for dot in dots)
-        return over_dots + sum(_overlap(a, b) for a, b in itertools.combinations(chosen, 2))
+        over_edge = sum(max(box[2] - 1, 0.0) for box in chosen)
+        between = sum(_overlap(a, b) for a, b in itertools.combinations(chosen, 2))
+        return over_dots + over_edge + between
 
-    return list(min(itertools.product((True, False), repeat=len(points)), key=covered))
+    return list(min(itertools.product((ABOVE, BELOW, RIGHT), repeat=len(points)), key=covered))
 
 
 def _overlap(

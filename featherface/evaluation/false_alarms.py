@@ -33,7 +33,7 @@ APART = 0.25  # IoU with a label or another detector's box, at most
 MOST_WITHIN = 0.6  # of the box within a label: beyond, it is part of a face
 MOST_A_PHOTO = 2
 STORED_SMALL, SCALED = 0.45, 0.25  # shares of the photos; the others are shown as they are
-FACES = (200.0, 500.0)  # largest face of a scaled photo, pixels
+FACES = (200.0, 700.0)  # largest face of a scaled photo, pixels
 WHOLE = 0.7  # of a face within the crop; what shows less of it is doubtful
 
 
