@@ -38,9 +38,11 @@ def false_boxes(matches: VocMatches) -> int:
     return int((~matches.hit & (matches.scores >= FACE_SCORE)).sum())
 
 
-def detector_table(columns: Iterable[str], rows: Mapping[str, Iterable[str]], note: str) -> str:
-    """Markdown: a row of cells a detector, and ``note`` under it."""
-    heads = ["detector", *columns]
+def detector_table(
+    columns: Iterable[str], rows: Mapping[str, Iterable[str]], note: str, of: str = "detector"
+) -> str:
+    """Markdown: a row of cells a detector, or what else the rows are ``of``; ``note`` under it."""
+    heads = [of, *columns]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     lines += [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
     return "\n".join([*lines, "", note]) + "\n"

@@ -84,11 +84,11 @@ def least_shift(shifts: Floats) -> Floats:
     for count in range(1, len(shifts) + 1):
         for chosen in itertools.combinations(range(len(shifts)), count):
             rows = list(chosen)
-            system = np.ones((count + 1, count + 1))
-            system[:count, :count] = products[np.ix_(rows, rows)]
+            own = products[np.ix_(rows, rows)]
+            system = np.pad(own, (0, 1), constant_values=1.0)  # the shares add up to 1
             system[count, count] = 0
             shares = np.linalg.lstsq(system, np.eye(count + 1)[count])[0][:count]
-            shift = shares @ products[np.ix_(rows, rows)] @ shares
+            shift = shares @ own @ shares
             if shares.min() >= 0 and shift < least:
                 least = shift
                 best = np.zeros(len(shifts))
@@ -96,7 +96,7 @@ def least_shift(shifts: Floats) -> Floats:
     return best
 
 
-def cut(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def random_square(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A square somewhere in ``image``, as RetinaFace's training cuts it, of ``SIDE`` pixels."""
     height, width = image.shape[:2]
     side = round(min(height, width) * float(rng.choice(SHARES)))
@@ -118,19 +118,20 @@ def main(
     remembered = RememberedShift(load_v1(teacher).eval())
     rng = np.random.default_rng(SEED)
     shifts: dict[str, Floats] = {}
-    for source in sorted(set(store.sources[training].tolist())):
+    for source in np.unique(store.sources[training]).tolist():
         own = training[store.sources[training] == source]
         for index in rng.choice(own, min(photos, len(own)), replace=False):
-            square = torch.from_numpy(cut(store[int(index)].image, rng))
+            square = torch.from_numpy(random_square(store[int(index)].image, rng))
             remembered.add(teacher_input(square.permute(2, 0, 1)[None].float()))
         shifts[source] = remembered.taken()
     rows = np.stack(list(shifts.values()))
     shares = least_shift(rows)
+    mixture = shares @ rows
     written = {
         "photos": photos,
         "shift": {name: float(row @ row) for name, row in shifts.items()},
         "least": {
-            "shift": float((shares @ rows) @ (shares @ rows)),
+            "shift": float(mixture @ mixture),
             "shares": dict(zip(shifts, shares.tolist(), strict=True)),
         },
     }
@@ -149,8 +150,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"Squared shift of V1's channels from WIDER FACE's, in units of their variance there, on "
         f"{result['photos']} squares of each source; and the mixture that shifts least."
     )
-    table = detector_table(["shift", "share of the mixture"], rows, note)
-    return table.replace("| detector |", "| source |", 1)
+    return detector_table(["shift", "share of the mixture"], rows, note, of="source")
 
 
 if __name__ == "__main__":

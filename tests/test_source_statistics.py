@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.source_statistics import SIDE, RememberedShift, cut, least_shift
+from benchmarks.source_statistics import SIDE, RememberedShift, least_shift, random_square
 
 
 def remembering(images: torch.Tensor) -> nn.Module:
@@ -44,4 +44,4 @@ def test_the_mixture_that_cancels_is_found() -> None:
 def test_a_square_fits_into_every_photo(shape: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
-        assert cut(np.zeros(shape, np.uint8), rng).shape == (SIDE, SIDE, 3)
+        assert random_square(np.zeros(shape, np.uint8), rng).shape == (SIDE, SIDE, 3)
