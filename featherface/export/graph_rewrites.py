@@ -8,6 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+# Both divisible by 32, and no quotient of one is one of the other.
+SAMPLE_HEIGHT, SAMPLE_WIDTH = 96, 160
+
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` after all rewrites of this file."""
@@ -15,7 +18,9 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     simpler.CopyFrom(model)
     fix_reshapes(simpler)
     activate_before_concat(simpler)
+    trim_kernels(simpler)
     remove_unused(simpler)
+    name_sizes(simpler)
     onnx.checker.check_model(simpler)
     return simpler
 
@@ -82,6 +87,66 @@ def activate_before_concat(model: onnx.ModelProto) -> int:
         graph.node.remove(node)
         changed += 1
     return changed
+
+
+def trim_kernels(model: onnx.ModelProto) -> int:
+    """Drop a first row and column of zeros from kernels that padding reaches, in place; how many.
+
+    The padding shrinks with the kernel, and every output stays where it was.
+    """
+    graph = model.graph
+    values = {one.name: one for one in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    changed = 0
+    for node in graph.node:
+        attributes = {one.name: one for one in node.attribute}
+        if node.op_type != "Conv" or node.input[1] not in values or uses[node.input[1]] != 1:
+            continue
+        kernel = numpy_helper.to_array(values[node.input[1]])
+        pads = attributes["pads"].ints if "pads" in attributes else []
+        if len(pads) != 4 or min(kernel.shape[2:]) < 2 or min(pads[:2]) < 1:
+            continue
+        if kernel[:, :, 0].any() or kernel[:, :, :, 0].any():
+            continue
+        trimmed = np.ascontiguousarray(kernel[:, :, 1:, 1:])
+        values[node.input[1]].CopyFrom(numpy_helper.from_array(trimmed, node.input[1]))
+        attributes["kernel_shape"].ints[:] = trimmed.shape[2:]
+        pads[:2] = [pads[0] - 1, pads[1] - 1]
+        changed += 1
+    return changed
+
+
+def name_sizes(model: onnx.ModelProto) -> int:
+    """Tell the size of each map ``[B, C, height / n, width / n]`` by name; how many.
+
+    A runtime that knows that two maps are of one size adds them in the layout they have.
+    """
+    graph = model.graph
+    shape = graph.input[0].type.tensor_type.shape.dim
+    if len(shape) != 4 or not all(shape[axis].dim_param for axis in (0, 2, 3)):
+        return 0
+    batch, height, width = (shape[axis].dim_param for axis in (0, 2, 3))
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    sizes = SAMPLE_HEIGHT, SAMPLE_WIDTH
+    for axis, size in zip((0, 2, 3), (1, *sizes), strict=True):
+        fixed.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
+    del fixed.graph.value_info[:]
+    for output in fixed.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph.value_info
+    del graph.value_info[:]
+    for value in inferred:
+        kind = value.type.tensor_type
+        sides = [one.dim_value for one in kind.shape.dim]
+        if len(sides) != 4 or min(sides[2:]) < 2:
+            continue
+        (down, more_down), (across, more_across) = map(divmod, sizes, sides[2:])
+        if more_down or more_across or down != across:
+            continue
+        names = [batch, sides[1], f"{height}/{down}", f"{width}/{down}"]
+        graph.value_info.append(helper.make_tensor_value_info(value.name, kind.elem_type, names))
+    return len(graph.value_info)
 
 
 def remove_unused(model: onnx.ModelProto) -> None:

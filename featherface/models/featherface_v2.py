@@ -28,6 +28,7 @@ from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
 from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
+from featherface.models.modules.folded_bifpn import fold_edges
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
@@ -141,10 +142,11 @@ class FeatherFaceV2(nn.Module):
         return self.forward_with_features(image)[0]
 
     def deployed(self) -> FeatherFaceV2:
-        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions, and
-        whose activations without a slope are ReLUs.
+        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions and whose
+        edge weights into those around them; activations without a slope are ReLUs.
         """
         model = copy.deepcopy(self).eval()
+        model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, ShuffledPointwise):

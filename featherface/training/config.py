@@ -24,6 +24,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "context_rank"): 0,
     ("model", "detail_channels"): 0,
     ("model", "negative_slope"): 0.1,
+    ("start", "grown"): False,
     ("start", "factored_crops"): 0,
     ("start", "factored_steps"): 0,
     ("start", "twin_crops"): 0,
@@ -92,6 +93,11 @@ class StartConfig(Section):
     """
 
     weights: Path | list[Path] | None = None
+    grown: bool = Field(
+        False,
+        description="``weights`` are of a smaller V2, which the model computes at first; new "
+        "channels of its last stage are V1's, ``v1``",
+    )
     v1: Path | None = None
     imagenet: Path | None = None
     context_crops: int = Field(

@@ -39,6 +39,7 @@ from featherface.training.detail_start import fit_detail
 from featherface.training.experiments import append_experiment, experiment_row, is_recorded
 from featherface.training.factored_start import start_factored
 from featherface.training.graphed_step import GraphedStep
+from featherface.training.grown_start import grow
 from featherface.training.learner import Learner, Teacher, has_features
 from featherface.training.losses import Targets
 from featherface.training.matrix_steps import KernelMuon, Part, by_kind
@@ -275,6 +276,10 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
         load_mean_weights(plain, start.weight_files)
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
+    elif start.weights is not None and start.grown:
+        smaller = load_v2(start.weight_files[0])
+        load_mean_weights(smaller, start.weight_files)
+        grow(model, smaller, start.v1)
     elif start.weights is not None:
         load_mean_weights(model, start.weight_files)
     elif start.v1 is not None:

@@ -29,6 +29,8 @@ from featherface.training.distillation import V1_CHANNEL_MEANS
 NODES = {"down_16": "conv4_up", "out_8": "conv3_up", "out_16": "conv4_down", "out_32": "conv5_down"}
 EDGES = {"down_16": "p4_w1", "out_8": "p3_w1", "out_16": "p4_w2", "out_32": "p5_w2"}
 
+LAST_READER = "bifpn.0.p5_down_channel.0.conv.weight"  # of the last stage
+
 STATISTICS = ("weight", "bias", "running_mean", "running_var")
 V1_BIFPN_EPSILON = 1e-3
 
@@ -48,9 +50,7 @@ def warm_start_from_v1(model: FeatherFaceV2, path: Path) -> None:
     state = read_state(path)
     try:
         with torch.no_grad():
-            kept = copy_backbone(
-                model, state, "body.", reader="bifpn.0.p5_down_channel.0.conv.weight"
-            )
+            kept = copy_backbone(model, state, "body.", reader=LAST_READER)
             copy_neck(model, state, kept)
             copy_heads(model, state)
     except KeyError as error:
