@@ -31,7 +31,7 @@ from featherface.models.pretrained import load_v1
 from featherface.training.batches import make_loader
 from featherface.training.config import RunConfig, read_config
 from featherface.training.losses import label_losses, match_batch
-from featherface.training.v1_teacher import V1Teacher
+from featherface.training.twin_teacher import TwinTeacher
 
 FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
 PARTS = {
@@ -58,7 +58,7 @@ def main(
     run = read_config(config, [*overrides, "data.sizes=[[320, 1.0]]"])
     store = PhotoStore(data, cache)
     indices, _ = store.split(run.data.validation_fraction, seed=0)
-    teacher = V1Teacher(load_v1(v1)) if v1 else None
+    teacher = TwinTeacher(load_v1(v1)) if v1 else None
     loader = iter(make_loader(run, store, indices, 0, 0, 1))
     steps = {name: Step(run, name) for name in FORMATS}
     times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in FORMATS}

@@ -16,7 +16,7 @@ from featherface.models.outputs import FeatureMaps
 from featherface.training import loop
 from featherface.training.distillation import teacher_input
 from featherface.training.onnx_teacher import OnnxTeacher
-from featherface.training.v1_teacher import V1Teacher
+from featherface.training.twin_teacher import TwinTeacher
 
 OUTPUTS_ONLY = [(0.0, 0.0, 1.0, 1.0)]
 
@@ -31,7 +31,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_v1_answers_and_shows_its_maps_as_in_pytorch() -> None:
     torch.manual_seed(0)
     model = FeatherFaceV1(out_channels=16, bottleneck=False).eval()
-    teacher = V1Teacher(model)
+    teacher = TwinTeacher(model)
     assert teacher(torch.rand(1, 3, 32, 32), maps=False)[1] is None
     images = torch.rand(2, 3, 64, 96) * 255
     with torch.no_grad():

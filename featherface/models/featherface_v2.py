@@ -44,6 +44,7 @@ class FeatherFaceV2(nn.Module):
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
+    ``shared_stem`` lets the backbone begin at that stem's map of stride 4, not at the image.
     ``negative_slope`` is that of the activations of backbone and context, as in V1.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
@@ -64,6 +65,7 @@ class FeatherFaceV2(nn.Module):
         lateral_rank: int = 0,
         context_rank: int = 0,
         detail_channels: int = 0,
+        shared_stem: bool = False,
         negative_slope: float = NEGATIVE_SLOPE,
     ) -> None:
         super().__init__()
@@ -72,7 +74,11 @@ class FeatherFaceV2(nn.Module):
             return nn.Sequential(pointwise(inputs, channels, rank), nn.BatchNorm2d(channels))
 
         self.backbone = MobileNetV1(
-            stage3_channels, negative_slope, stage2_rank=stage2_rank, stage3_rank=stage3_rank
+            stage3_channels,
+            negative_slope,
+            stage2_rank=stage2_rank,
+            stage3_rank=stage3_rank,
+            stem_channels=detail_channels if shared_stem else 0,
         )
         self.laterals = nn.ModuleList(
             [lateral(64), lateral(128), lateral(stage3_channels, lateral_rank)]
@@ -92,6 +98,7 @@ class FeatherFaceV2(nn.Module):
         )
         self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
+        self.shared_stem = shared_stem and self.detail is not None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""
@@ -121,8 +128,16 @@ class FeatherFaceV2(nn.Module):
 
         V1 has no detail stem: the neck's map at stride 8 is told without what that adds to it.
         """
-        detail = None if self.detail is None else self.detail(image)
-        return self.behind_backbone(self.backbone(image), detail)
+        return self.behind_backbone(*self.seen(image))
+
+    def seen(self, image: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """The backbone's three maps, and what the detail stem adds if there is one."""
+        if self.detail is None:
+            return self.backbone(image), None
+        if self.shared_stem:
+            stride_4, detail = self.detail.on_the_way(image)
+            return self.backbone(stride_4), detail
+        return self.backbone(image), self.detail(image)
 
     def behind_first_stage(self, stride_8: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the first stage's map ``[B, 64, H / 8, W / 8]``; without detail stem."""

@@ -20,6 +20,7 @@ EARLIER_SHAPE = {
     "lateral_rank": 0,
     "context_rank": 0,
     "detail_channels": 0,
+    "shared_stem": False,
     "negative_slope": NEGATIVE_SLOPE,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"

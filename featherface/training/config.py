@@ -23,8 +23,10 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "lateral_rank"): 0,
     ("model", "context_rank"): 0,
     ("model", "detail_channels"): 0,
+    ("model", "shared_stem"): False,
     ("model", "negative_slope"): 0.1,
     ("start", "grown"): False,
+    ("start", "shared_steps"): 0,
     ("start", "factored_crops"): 0,
     ("start", "factored_steps"): 0,
     ("start", "twin_crops"): 0,
@@ -69,6 +71,9 @@ class ModelConfig(Section):
     detail_channels: int = Field(
         0, ge=0, multiple_of=3, description="of a second stem for tiny faces, at stride 4; 0: none"
     )
+    shared_stem: bool = Field(
+        False, description="the backbone begins at that stem's map of stride 4, which is faster"
+    )
     negative_slope: float = Field(
         0.1, ge=0, description="of the activations; 0 is a ReLU, which runtimes compute faster"
     )
@@ -97,6 +102,12 @@ class StartConfig(Section):
         False,
         description="``weights`` are of a smaller V2, which the model computes at first; new "
         "channels of its last stage are V1's, ``v1``",
+    )
+    shared_steps: int = Field(
+        0,
+        ge=0,
+        description="steps in which one stem for both learns what those of ``weights`` make, where "
+        "the backbone has its own",
     )
     v1: Path | None = None
     imagenet: Path | None = None
@@ -210,8 +221,8 @@ class LossConfig(Section):
 class DistillationConfig(Section):
     """Teacher and the weights of its terms.
 
-    ``teacher``: V1's weights (safetensors), or an ONNX file with the same outputs and anchors,
-    which teaches without features.
+    ``teacher``: weights of V1 or of a V2 (safetensors), or an ONNX file with the same outputs and
+    anchors, which teaches without features.
 
     ``schedule`` lists (progress, features, outputs, labels): the weights are linear between the
     points. A teacher whose terms weigh nothing is not run.

@@ -29,9 +29,9 @@ from featherface.training.losses import (
 )
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.schedules import TermWeights, term_weights
-from featherface.training.v1_teacher import V1Teacher
+from featherface.training.twin_teacher import TwinTeacher
 
-Teacher = FeatherFaceV1 | V1Teacher | OnnxTeacher
+Teacher = FeatherFaceV1 | FeatherFaceV2 | TwinTeacher | OnnxTeacher
 Taught = tuple[HeadOutputs, FeatureMaps | None]
 
 
@@ -50,6 +50,7 @@ class Learner(nn.Module):
         self.adapters: FeatureAdapters | None = None
         # Kept out of the module tree: no gradient, no average, no checkpoint.
         self.teacher = [teacher] if teacher is not None else []
+        self.teacher_has_detail = has_detail(teacher)
         if self.teacher and config.distillation.adapters and has_features(config):
             parameter = next(student.parameters())
             image = torch.zeros(1, 3, 64, 64, device=parameter.device)
@@ -124,7 +125,7 @@ class Learner(nn.Module):
                 if self.adapters is not None:
                     distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
                 else:
-                    detail = has_detail(self.student)
+                    detail = has_detail(self.student) and not self.teacher_has_detail
                     ours, theirs = twin_maps(maps, detail), twin_maps(taught_maps, detail)
                     distance = twin_distance(ours, theirs)
                 terms["features"] = weights.features * (config.distillation.features * distance)
@@ -155,16 +156,21 @@ class Learner(nn.Module):
         """
         teacher = self.teacher[0] if self.teacher else None
         dynamic = self.config.loss.matching == "dynamic"
-        return not dynamic and not isinstance(teacher, V1Teacher | OnnxTeacher)
+        return not dynamic and not isinstance(teacher, TwinTeacher | OnnxTeacher)
 
     @torch.no_grad()
     def ask_teacher(self, images: Tensor, maps: bool) -> Taught:
-        """The teacher's outputs for RGB ``images``, and V1's maps where they are wanted."""
+        """The teacher's outputs for RGB ``images``, and its maps where they are wanted."""
         teacher = self.teacher[0]
         if isinstance(teacher, OnnxTeacher):
             return teacher(images), None
-        if isinstance(teacher, V1Teacher):
+        if isinstance(teacher, TwinTeacher):
             return teacher(images, maps)
+        if isinstance(teacher, FeatherFaceV2):
+            outputs, shown = teacher.forward_with_features(images)
+            margin = outputs.logits
+            logits = torch.stack([torch.zeros_like(margin), margin], dim=-1)
+            return outputs._replace(logits=logits), shown
         return teacher.forward_with_features(teacher_input(images))
 
     def maps_of_teacher(self, images: Tensor) -> FeatureMaps:
@@ -189,9 +195,11 @@ class Learner(nn.Module):
         return outputs, maps
 
 
-def has_detail(student: nn.Module) -> bool:
-    """Whether ``student`` looks at the image a second time, for tiny faces."""
-    return isinstance(student, FeatherFaceV2) and student.detail is not None
+def has_detail(model: object) -> bool:
+    """Whether ``model`` is a V2 that looks at the image for tiny faces as well."""
+    if isinstance(model, TwinTeacher):
+        return model.has_detail
+    return isinstance(model, FeatherFaceV2) and model.detail is not None
 
 
 def is_asked(weight: float | Tensor) -> bool:

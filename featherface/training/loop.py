@@ -27,10 +27,11 @@ from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
 from featherface.errors import ConfigError, FeatherFaceError, TrainingError
 from featherface.models.baseline import BaselineV1
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.pretrained import load_v1
 from featherface.models.pretrained_v2 import load_v2
-from featherface.models.weight_files import load_mean_weights, save_weights
+from featherface.models.weight_files import load_mean_weights, read_metadata, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
@@ -47,8 +48,9 @@ from featherface.training.moving_average import MovingAverage
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.progress import RunLog
 from featherface.training.schedules import TermWeights, learning_rate, set_learning_rate
+from featherface.training.shared_start import start_shared
 from featherface.training.twin_start import fit_twin
-from featherface.training.v1_teacher import V1Teacher
+from featherface.training.twin_teacher import TwinTeacher
 from featherface.training.validation import validate_model
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 from featherface.training.weight_decay import decay_groups
@@ -114,6 +116,8 @@ def train(
         joined = None
         if config.start.factored_crops:
             joined = start_factored(fabric, student, config, store, training_indices, quiet)
+        if config.start.shared_steps:
+            start_shared(fabric, student, config, store, training_indices, quiet)
         if config.start.context_crops:
             fit_context(
                 student.context, learner.maps_of_teacher, config, store, training_indices, quiet
@@ -270,7 +274,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     """V2 with the first weights that the configuration asks for."""
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
-    if start.factored_crops:
+    if start.factored_crops or start.shared_steps:
         return model  # fitted to other weights when there are crops
     if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
@@ -295,9 +299,9 @@ def has_stem(weights: list[Path]) -> bool:
 
 
 def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
-    """V1 from its weights, or any ONNX file with the same anchors, which has no features to show.
+    """V1 or a V2 from its weights, or any ONNX file with the same anchors, which shows no features.
 
-    On a CPU V1, too, runs in ONNX Runtime.
+    On a CPU the others, too, run in ONNX Runtime.
     """
     path = config.distillation.teacher
     if path is None:
@@ -309,8 +313,10 @@ def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
                 "every point"
             )
         return OnnxTeacher(path)
-    teacher = load_v1(path).eval().requires_grad_(False)
-    return V1Teacher(teacher) if on_cpu else teacher
+    teacher: FeatherFaceV1 | FeatherFaceV2
+    of_v2 = read_metadata(path).get("model") == "FeatherFaceV2"
+    teacher = (load_v2 if of_v2 else load_v1)(path).eval().requires_grad_(False)
+    return TwinTeacher(teacher) if on_cpu else teacher
 
 
 def open_photos(config: RunConfig) -> Any:

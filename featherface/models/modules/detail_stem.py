@@ -7,11 +7,11 @@ stride 8 (docs/experiments.md). This stem spends its channels at stride 4.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-from featherface.models.backbone import ConvBlock, SeparableBlock
+from featherface.models.backbone import NO_SLOPE, ConvBlock, SeparableBlock
 
-NO_SLOPE = 0.0  # runtimes compute a ReLU within the convolution before it, a leaky one after it
+TO_STRIDE_4 = 4  # blocks
 FIRST_SCALE = 0.3  # of what the stem adds, which is noise at first
 
 
@@ -36,3 +36,14 @@ class DetailStem(nn.Sequential):
             separable(outputs, outputs),
             nn.Sequential(*last),
         )
+
+    def on_the_way(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The map at stride 4 and the result."""
+        blocks = list(self.children())
+        x = image
+        for block in blocks[:TO_STRIDE_4]:
+            x = block(x)
+        stride_4 = x
+        for block in blocks[TO_STRIDE_4:]:
+            x = block(x)
+        return stride_4, x

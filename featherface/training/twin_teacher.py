@@ -1,4 +1,4 @@
-"""V1 as a teacher on a CPU: its answers and its maps by ONNX Runtime.
+"""V1, or a V2, as a teacher on a CPU: its answers and its maps by ONNX Runtime.
 
 In PyTorch V1's deformable convolutions are made of plain operators; ONNX Runtime has one for them
 and answers several times faster.
@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from featherface.anchors import STRIDES
+from featherface.export.onnx_file import OPSET
 from featherface.export.v1_onnx import DEFORM_CONV_OPSET, with_deform_nodes
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.training.teacher_session import open_session
 
@@ -26,10 +28,16 @@ OUTPUTS = ("logits", "box_deltas", "landmark_deltas")
 MAPS = tuple(f"{part}_{level}" for part in FeatureMaps._fields for level in range(LEVELS))
 
 
-class V1Teacher:
+class TwinTeacher:
     """``model`` behind one thread of ONNX Runtime; images are RGB 0..255, as V2 takes them."""
 
-    def __init__(self, model: FeatherFaceV1) -> None:
+    def __init__(self, model: FeatherFaceV1 | FeatherFaceV2) -> None:
+        network: BaselineV1 | FeatherFaceV2
+        if isinstance(model, FeatherFaceV1):
+            network, opset = with_deform_nodes(BaselineV1.of(model)), DEFORM_CONV_OPSET
+        else:
+            network, opset = model.deployed(), OPSET
+        self.has_detail = isinstance(network, FeatherFaceV2) and network.detail is not None
         with TemporaryDirectory(prefix="featherface-") as folder:
             path = Path(folder) / "teacher.onnx"
             size = {0: "batch", 2: "height", 3: "width"}
@@ -38,7 +46,7 @@ class V1Teacher:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 torch.onnx.export(
-                    _WithMaps(with_deform_nodes(BaselineV1.of(model))).eval(),
+                    _WithMaps(network).eval(),
                     (torch.zeros(1, 3, 64, 64),),
                     str(path),
                     input_names=["image"],
@@ -46,7 +54,7 @@ class V1Teacher:
                     dynamic_axes={"image": size}
                     | {name: {0: "batch", 1: "anchors"} for name in OUTPUTS}
                     | sizes,
-                    opset_version=DEFORM_CONV_OPSET,
+                    opset_version=opset,
                     dynamo=False,
                 )
             self._session = open_session(path.read_bytes())
@@ -72,7 +80,7 @@ class V1Teacher:
 
 
 class _WithMaps(nn.Module):
-    def __init__(self, model: BaselineV1) -> None:
+    def __init__(self, model: BaselineV1 | FeatherFaceV2) -> None:
         super().__init__()
         self.model = model
 
