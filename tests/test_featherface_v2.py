@@ -32,12 +32,13 @@ FACTORED = LIGHT | {
     "context_rank": 24,
 }
 DETAILED = LIGHT | {"stage3_channels": 24, "detail_channels": 48}
+SHARED = DETAILED | {"stage2_rank": 48, "shared_stem": True}
 
 
 @pytest.fixture(
     scope="module",
-    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED],
-    ids=["grouped", "light", "factored", "detailed"],
+    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED],
+    ids=["grouped", "light", "factored", "detailed", "shared"],
 )
 def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
@@ -175,7 +176,8 @@ def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
 def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     width = len(model.backbone.stage3[1][4].weight)
-    told = json.dumps({256: FACTORED, 80: LIGHT, 24: DETAILED}.get(width, {}))
+    narrow = SHARED if model.shared_stem else DETAILED
+    told = json.dumps({256: FACTORED, 80: LIGHT, 24: narrow}.get(width, {}))
     save_weights(model, path, {"model": "FeatherFaceV2", "arguments": told})
     again = load_v2(path)
     for name, tensor in model.state_dict().items():

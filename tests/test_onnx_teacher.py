@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from pathlib import Path
 
@@ -9,13 +10,18 @@ import pytest
 import torch
 from test_training_loop import draw_photo, make_config
 
+from featherface.data.dataset import Batch
 from featherface.data.pack import pack
 from featherface.errors import ConfigError, WeightsError
 from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import FeatureMaps
 from featherface.training import loop
+from featherface.training.config import RunConfig
 from featherface.training.distillation import teacher_input
+from featherface.training.learner import Learner
 from featherface.training.onnx_teacher import OnnxTeacher
+from featherface.training.schedules import TermWeights
 from featherface.training.twin_teacher import TwinTeacher
 
 OUTPUTS_ONLY = [(0.0, 0.0, 1.0, 1.0)]
@@ -47,6 +53,37 @@ def test_v1_answers_and_shows_its_maps_as_in_pytorch() -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_a_v2_teaches_as_in_pytorch_and_nothing_to_itself() -> None:
+    torch.manual_seed(0)
+    model = FeatherFaceV2(stage3_channels=24, detail_channels=12).eval()
+    teacher = TwinTeacher(model)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        expected, expected_maps = model.forward_with_features(images.float())
+    found, maps = teacher(images.float(), maps=True)
+    assert maps is not None
+    torch.testing.assert_close(found.logits[..., 1], expected.logits, atol=1e-4, rtol=1e-4)
+    assert not found.logits[..., 0].any()
+    for part in FeatureMaps._fields:
+        for ours, theirs in zip(getattr(maps, part), getattr(expected_maps, part), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+    nobody = torch.zeros(0)
+    batch = Batch(images, nobody.view(0, 4), nobody, nobody.view(0, 5, 2), nobody.long())
+    config = RunConfig.model_validate({"distillation": {"adapters": False}})
+    for one in (teacher, copy.deepcopy(model)):
+        student = copy.deepcopy(model)
+        learner = Learner(student, config, one)
+        with torch.no_grad():
+            terms = learner(images, batch, TermWeights(1.0, 1.0, 0.0))
+            assert float(terms["features"]) < 1e-6
+            assert float(terms["teacher_logits"]) < 1e-6
+            # What the heads of stride 8 read counts, as the teacher has a detail stem as well.
+            for value in student.context[0].parameters():
+                value.mul_(0.5)
+            terms = learner(images, batch, TermWeights(1.0, 0.0, 0.0))
+            assert float(terms["features"]) > 1e-2
 
 
 def test_a_run_learns_from_an_onnx_file(shards: Path, tmp_path: Path, red_weights: Path) -> None:
