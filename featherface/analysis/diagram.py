@@ -25,6 +25,7 @@ PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#6
 WIDTHS = {"stages": 18.0, "levels": 16.5, "stem": 16.5, "fusion": 25.0, "heads": 26.0}
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
+WAY = 62.8  # of what passes above all columns
 INSETS = {"fusion": 2.0, "stem": 0.0}  # of the arrows' ends, where not CELL_PAD
 IMAGE_WIDTH, LEFT = 13.0, 2.5
 SIDE = 640
@@ -65,7 +66,10 @@ def draw_architecture(model: FeatherFaceV1 | FeatherFaceV2) -> Figure:
     for before, column in zip([None, *columns[:-1]], columns, strict=True):
         _draw_header(axes, column)
         _draw_part(axes, column)
-        if before is None:
+        if before is None and isinstance(model, FeatherFaceV2) and model.shared_stem:
+            stem = next(one for one in columns if one.part.kind == "stem")
+            _draw_branch(axes, column, stem)
+        elif before is None:
             _arrow(axes, (LEFT + IMAGE_WIDTH, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
         else:
             for row in ROWS:
@@ -174,14 +178,28 @@ def _draw_stem(axes: Axes, column: Column) -> None:
         column.middle, (bottom + top) / 2, column.part.cells[0], size=10.5, color=PAPER,
         ha="center", va="center",
     )  # fmt: skip
-    way, image, gap = 62.8, LEFT + IMAGE_WIDTH / 2, column.left - GAP / 2
-    along = [(image, ROWS[0] + 9.5), (image, way), (gap, way), (gap, (bottom + top) / 2)]
-    axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4)
+    image, gap = LEFT + IMAGE_WIDTH / 2, column.left - GAP / 2
+    along = [(image, ROWS[0] + 9.5), (image, WAY), (gap, WAY), (gap, (bottom + top) / 2)]
+    axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4, zorder=0.5)
     _arrow(axes, along[-1], (left, along[-1][1]))
     _plus(axes, column.middle, ROWS[0], column.colour)
     _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
     for row in ROWS:
         axes.plot([_entry(column), _exit(column)], [row, row], color=LINE, lw=1.4, zorder=0.5)
+
+
+def _draw_branch(axes: Axes, column: Column, stem: Column) -> None:
+    """The way to stride 4 that the backbone shares with the stem, and where it leaves it."""
+    x, image = column.left - GAP / 2, LEFT + IMAGE_WIDTH / 2
+    bottom, top = ROWS[0] + 10.7, WAY - 1.4
+    _box(axes, image - 5.0, bottom, 10.0, top - bottom, stem.colour, "none")
+    axes.text(
+        image, (bottom + top) / 2, stem.part.cells[1], size=10, color=PAPER, ha="center",
+        va="center",
+    )  # fmt: skip
+    axes.add_patch(Circle((x, WAY), 0.5, facecolor=LINE, edgecolor=LINE))
+    axes.plot([x, x], [WAY, ROWS[0]], color=LINE, lw=1.4)
+    _arrow(axes, (x, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
 
 
 def _plus(axes: Axes, x: float, y: float, colour: str) -> None:

@@ -110,12 +110,17 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
 
 
 def detail_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
-    """The detail stem, where there is one: its channels at strides 2, 4 and 8."""
+    """The detail stem, where there is one: its channels at strides 2, 4 and 8.
+
+    Of one that the backbone shares, those up to stride 4 stand in the second cell.
+    """
     if model.detail is None:
         return []
     widths = [m.out_channels for m in model.detail.modules() if isinstance(m, nn.Conv2d)]
-    through = " → ".join(f"{width}" for width in sorted(set(widths)))
-    cells = _cells((through, "", ""))
+    at_2, at_4, at_8 = sorted(set(widths))
+    cells = _cells((f"{at_2} → {at_4} → {at_8}", "", ""))
+    if model.shared_stem:
+        cells = _cells((f"{at_4} → {at_8}", f"{at_2} → {at_4}", ""))
     return [Part("Detail stem", "for tiny faces", count["detail"], "stem", cells)]
 
 
