@@ -177,4 +177,6 @@ def _fusions(model: BaselineV1 | FeatherFaceV2, side: int) -> tuple[int, int]:
 
 def _backbone_channels(model: BaselineV1 | FeatherFaceV2) -> list[int]:
     with torch.no_grad():
-        return [x.shape[1] for x in model.backbone(torch.zeros(1, 3, 64, 64))]
+        image = torch.zeros(1, 3, 64, 64)
+        maps = model.seen(image)[0] if isinstance(model, FeatherFaceV2) else model.backbone(image)
+        return [x.shape[1] for x in maps]
