@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from pydantic import ValidationError
 from test_training_loop import make_small_run
 from torch import nn
 
@@ -17,7 +18,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.pretrained_v2 import EARLIER_SHAPE, load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training import shared_start
-from featherface.training.config import RunConfig
+from featherface.training.config import ModelConfig, RunConfig
 from featherface.training.loop import train
 from featherface.training.shared_start import maps_of_one, maps_of_two, start_shared
 
@@ -111,7 +112,16 @@ def test_a_run_begins_with_it_and_a_v2_teaches(two: FeatherFaceV2, tmp_path: Pat
 
 def test_other_shapes_are_refused(two: FeatherFaceV2, tmp_path: Path) -> None:
     config = run_config(tmp_path, two)
-    for model in (TWO, {"stage3_channels": 24}, {"stage3_channels": 24, "shared_stem": True}):
-        changed = config.model_copy(update={"model": type(config.model)(**model)})
+    for model in (TWO, {"stage3_channels": 24}):
+        changed = config.model_copy(update={"model": ModelConfig.model_validate(model)})
         with pytest.raises(ConfigError, match="shared_stem: true"):
             train(changed, accelerator="cpu", report=lambda _: None)
+    with pytest.raises(ValidationError, match="needs detail_channels"):
+        ModelConfig(shared_stem=True)
+
+
+def test_a_shared_stem_is_no_detail_stem_to_be_taught_alone(tmp_path: Path) -> None:
+    start = {"detail_crops": 8}
+    config = make_small_run(tmp_path, (64,), model=ONE, start=start)
+    with pytest.raises(ConfigError, match="shared with nothing"):
+        train(config, accelerator="cpu", report=lambda _: None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featherface.data.augmentation import CropSettings
 from featherface.errors import ConfigError
@@ -77,6 +77,12 @@ class ModelConfig(Section):
     negative_slope: float = Field(
         0.1, ge=0, description="of the activations; 0 is a ReLU, which runtimes compute faster"
     )
+
+    @model_validator(mode="after")
+    def _has_what_it_shares(self) -> ModelConfig:
+        if self.shared_stem and not self.detail_channels:
+            raise ValueError("shared_stem: true needs detail_channels, those of the stem to share")
+        return self
 
 
 class MapTeacherConfig(Section):

@@ -78,8 +78,8 @@ def fit_detail(
         WeightsError: a teacher's file cannot be read.
     """
     config, student = learner.config, learner.student
-    if not isinstance(student, FeatherFaceV2) or student.detail is None:
-        raise ConfigError("start.detail_crops: needs model.detail_channels")
+    if not isinstance(student, FeatherFaceV2) or student.detail is None or student.shared_stem:
+        raise ConfigError("start.detail_crops: needs model.detail_channels, shared with nothing")
     if config.loss.matching == "dynamic":
         raise ConfigError(
             "start.detail_crops: loss.matching: dynamic asks anchors of all strides, and only "

@@ -30,7 +30,7 @@ from featherface.training.factored_start import copy_same, fit_lateral
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn
 
-CROPS = 2400  # underfitted for hours: more show nothing new
+CROPS = 2400  # the stem cannot fit them: more would show nothing new
 FITTED_CROPS = 192
 CROPS_A_STEP = 6
 LEARNING_RATE = 4e-3
