@@ -5,7 +5,7 @@ batch normalisation behind a convolution. Two of three edges agree on a scale th
 the pooling reads has a depthwise convolution of its own, which also lays the zeros around it. What
 is left of a node's weights is one factor of its swish and of the kernel behind, and none at stride
 8, where maps are largest. The same maps in a third fewer passes, in the layout that convolutions
-like best: ONNX Runtime takes 5 % less for all of V2 (docs/experiments.md).
+like best: ONNX Runtime takes 6 % less for all of V2 (docs/experiments.md).
 """
 
 from __future__ import annotations
