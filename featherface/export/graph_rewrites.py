@@ -139,7 +139,7 @@ def name_sizes(model: onnx.ModelProto) -> int:
     for value in inferred:
         kind = value.type.tensor_type
         sides = [one.dim_value for one in kind.shape.dim]
-        if len(sides) != 4 or min(sides[2:]) < 2:
+        if len(sides) != 4 or not sides[1] or min(sides[2:]) < 2:
             continue
         (down, more_down), (across, more_across) = map(divmod, sizes, sides[2:])
         if more_down or more_across or down != across:
