@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
-from featherface.models.weight_files import load_weights, read_metadata
+from featherface.models.weight_files import load_mean_weights, load_weights, read_metadata
 
 # What files from before these arguments leave out.
 EARLIER_SHAPE = {
@@ -40,3 +41,14 @@ def load_v2(path: Path | None = None) -> FeatherFaceV2:
     model = FeatherFaceV2(**EARLIER_SHAPE | json.loads(told)) if told else FeatherFaceV2()
     load_weights(model, path)
     return model.eval()
+
+
+def load_mean_v2(paths: Sequence[Path]) -> FeatherFaceV2:
+    """The mean of V2s of one shape, of at least one file, in evaluation mode.
+
+    Raises:
+        WeightsError: as :func:`load_v2`, or the files are of different shapes.
+    """
+    model = load_v2(paths[0])
+    load_mean_weights(model, paths)
+    return model

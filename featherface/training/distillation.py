@@ -91,6 +91,21 @@ def channel_spread(x: Tensor) -> Tensor:
     return spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None]
 
 
+def spread_distance(made: list[Tensor], wanted: list[Tensor], spreads: list[Tensor]) -> Tensor:
+    """Sum over maps of their mean squared difference, in units of each channel's ``spreads``."""
+    distances = [
+        ((x - y).square() / spread).mean()
+        for x, y, spread in zip(made, wanted, spreads, strict=True)
+    ]
+    return torch.stack(distances).sum()
+
+
+def with_two_logits(outputs: HeadOutputs) -> HeadOutputs:
+    """V2's outputs as V1 gives them, logits ``[B, A, 2]`` of background and face."""
+    margin = outputs.logits
+    return outputs._replace(logits=torch.stack([torch.zeros_like(margin), margin], -1))
+
+
 def output_losses(
     student: HeadOutputs,
     teacher: HeadOutputs,

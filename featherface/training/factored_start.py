@@ -25,15 +25,19 @@ from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.factored_pointwise import FactoredPointwise
 from featherface.models.pretrained import load_v1
-from featherface.models.pretrained_v2 import load_v2
-from featherface.models.weight_files import load_mean_weights
+from featherface.models.pretrained_v2 import load_mean_v2
 from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig
 from featherface.training.context_start import AFTER_SAMPLES, SIDE
-from featherface.training.distillation import channel_spread, teacher_input, twin_distance
+from featherface.training.distillation import (
+    channel_spread,
+    spread_distance,
+    teacher_input,
+    twin_distance,
+)
 from featherface.training.joined_teacher import JoinedTeacher, laterals_of_v1
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn
+from featherface.training.short_run import learn, learning_alone
 from featherface.training.warm_start import warm_start_from_v1
 
 MOST_ROWS = 200_000
@@ -72,8 +76,7 @@ def start_factored(
         if start.v1 is not None:
             warm_start_from_v1(whole, start.v1)
     else:
-        whole = load_v2(start.weight_files[0])
-        load_mean_weights(whole, start.weight_files)
+        whole = load_mean_v2(start.weight_files)
     if whole.detail is not None:
         raise ConfigError("start.factored_crops: start.weights have a detail stem, which it is for")
     alone = start.weights is not None and same_last_stage(model, whole)
@@ -131,11 +134,7 @@ def teach_factors(
     learning: list[nn.Module] = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
     if moves:
         learning = [model.backbone, model.laterals, model.context]
-    learned_before = {p: p.requires_grad for p in model.parameters()}
     values = [p for part in learning for p in part.parameters()]
-    model.eval().requires_grad_(False)
-    for value in values:
-        value.requires_grad_(True)
 
     def made_of(net: FeatherFaceV2, stage_8: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """The maps up to the laterals that count, and what enters the neck."""
@@ -167,18 +166,13 @@ def teach_factors(
             made += context_of(model, neck)
         else:  # the first stage is the same
             made, _ = made_of(model, stage_8)
-        distances = [
-            ((x - y).square() / spread).mean()
-            for x, y, spread in zip(made, wanted, spreads, strict=True)
-        ]
-        return torch.stack(distances).sum()
+        return spread_distance(made, wanted, spreads)
 
     optimiser = MatrixSteps([Part(1.0, values)])
-    first, last = learn(
-        fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
-    )
-    for parameter, learns in learned_before.items():
-        parameter.requires_grad_(learns)
+    with learning_alone(model, values):
+        first, last = learn(
+            fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
+        )
     report(f"Factors: {steps:,} steps, loss {first:.2f} to {last:.2f}")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from featherface.models.featherface_v1 import FeatherFaceV1, attend
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import FeatureMaps, HeadOutputs
-from featherface.training.distillation import teacher_input
+from featherface.training.distillation import teacher_input, with_two_logits
 
 
 class JoinedTeacher(nn.Module):
@@ -32,8 +32,7 @@ class JoinedTeacher(nn.Module):
         v1s, v1s_again = laterals_of_v1(self.v1, self.v1.backbone(teacher_input(images)))
         neck = self.v2.fused([*levels[:-1], v1s[-1]], [*again[:-1], v1s_again[-1]])
         outputs, towers = self.v2.behind_neck(neck)
-        logits = torch.stack([torch.zeros_like(outputs.logits), outputs.logits], -1)
-        return outputs._replace(logits=logits), FeatureMaps([], neck, towers)
+        return with_two_logits(outputs), FeatureMaps([], neck, towers)
 
 
 def laterals_of_v1(v1: FeatherFaceV1, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -20,6 +20,7 @@ from featherface.training.distillation import (
     teacher_input,
     twin_distance,
     twin_maps,
+    with_two_logits,
 )
 from featherface.training.losses import (
     Targets,
@@ -168,9 +169,7 @@ class Learner(nn.Module):
             return teacher(images, maps)
         if isinstance(teacher, FeatherFaceV2):
             outputs, shown = teacher.forward_with_features(images)
-            margin = outputs.logits
-            logits = torch.stack([torch.zeros_like(margin), margin], dim=-1)
-            return outputs._replace(logits=logits), shown
+            return with_two_logits(outputs), shown
         return teacher.forward_with_features(teacher_input(images))
 
     def maps_of_teacher(self, images: Tensor) -> FeatureMaps:

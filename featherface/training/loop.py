@@ -30,7 +30,7 @@ from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.pretrained import load_v1
-from featherface.models.pretrained_v2 import load_v2
+from featherface.models.pretrained_v2 import load_mean_v2, load_v2
 from featherface.models.weight_files import load_mean_weights, read_metadata, save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
@@ -281,9 +281,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         load_mean_weights(plain, start.weight_files)
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
     elif start.weights is not None and start.grown:
-        smaller = load_v2(start.weight_files[0])
-        load_mean_weights(smaller, start.weight_files)
-        grow(model, smaller, start.v1)
+        grow(model, load_mean_v2(start.weight_files), start.v1)
     elif start.weights is not None:
         load_mean_weights(model, start.weight_files)
     elif start.v1 is not None:

@@ -20,15 +20,14 @@ from featherface.data.augmentation import Photos
 from featherface.data.dataset import collate
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.models.pretrained_v2 import load_v2
-from featherface.models.weight_files import load_mean_weights
+from featherface.models.pretrained_v2 import load_mean_v2
 from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig
 from featherface.training.context_start import AFTER_SAMPLES, SIDE
-from featherface.training.distillation import channel_spread
+from featherface.training.distillation import channel_spread, spread_distance
 from featherface.training.factored_start import copy_same, fit_lateral
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn
+from featherface.training.short_run import learn, learning_alone
 
 CROPS = 2400  # the stem cannot fit them: more would show nothing new
 FITTED_CROPS = 192
@@ -54,13 +53,12 @@ def start_shared(
         WeightsError: a file is missing or wrong.
     """
     files = config.start.weight_files
-    two = load_v2(files[0]) if files else None
+    two = load_mean_v2(files) if files else None
     if not model.shared_stem or two is None or two.detail is None or two.shared_stem:
         raise ConfigError(
             "start.shared_steps: needs model.shared_stem: true and start.weights of a V2 with a "
             "detail stem beside the backbone's own"
         )
-    load_mean_weights(two, files)
     device = next(model.parameters()).device
     two.to(device).eval().requires_grad_(False)
     crops = crops_of_side(config, store, indices, SIDE)
@@ -69,12 +67,8 @@ def start_shared(
     with torch.no_grad():
         copy_two(model, two)
         spreads = fit_bridge(model, two, images[:FITTED_CROPS].float())
-    learned_before = {p: p.requires_grad for p in model.parameters()}
     stems: list[Any] = [model.detail, model.backbone.stage1]
     values = [p for part in stems for p in part.parameters()]
-    model.eval().requires_grad_(False)
-    for value in values:
-        value.requires_grad_(True)
     order = np.random.default_rng((config.seed, fabric.global_rank))
 
     def loss_at(step: int) -> Tensor:
@@ -82,25 +76,14 @@ def start_shared(
         pixels = images[chosen].float().contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             wanted = maps_of_two(two, pixels)
-        made = maps_of_one(model, pixels)
-        distances = [
-            ((x - y).square() / spread).mean()
-            for x, y, spread in zip(made, wanted, spreads, strict=True)
-        ]
-        return torch.stack(distances).sum()
+        return spread_distance(maps_of_one(model, pixels), wanted, spreads)
 
-    steps = config.start.shared_steps
-    losses = learn(
-        fabric,
-        MatrixSteps([Part(1.0, values)]),
-        steps,
-        loss_at,
-        LEARNING_RATE,
-        config.optimiser.clip_norm,
-    )
-    for parameter, learns in learned_before.items():
-        parameter.requires_grad_(learns)
-    report(f"Shared stem: {steps:,} steps, loss {losses[0]:.2f} to {losses[1]:.2f}")
+    steps, optimiser = config.start.shared_steps, MatrixSteps([Part(1.0, values)])
+    with learning_alone(model, values):
+        first_loss, last_loss = learn(
+            fabric, optimiser, steps, loss_at, LEARNING_RATE, config.optimiser.clip_norm
+        )
+    report(f"Shared stem: {steps:,} steps, loss {first_loss:.2f} to {last_loss:.2f}")
 
 
 def copy_two(model: FeatherFaceV2, two: FeatherFaceV2) -> None:

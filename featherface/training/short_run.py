@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from lightning_fabric import Fabric
@@ -38,6 +39,21 @@ def learn(
         losses.append(float(loss.detach()))
     tenth = max(1, steps // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+
+
+@contextmanager
+def learning_alone(model: nn.Module, values: list[nn.Parameter]) -> Iterator[None]:
+    """In evaluation mode let ``values`` of ``model`` learn and nothing else; then all as before.
+
+    The mode stays.
+    """
+    before = {p: p.requires_grad for p in model.parameters()}
+    model.eval().requires_grad_(False)
+    for value in values:
+        value.requires_grad_(True)
+    yield
+    for parameter, learns in before.items():
+        parameter.requires_grad_(learns)
 
 
 def share_gradients(fabric: Fabric, values: list[nn.Parameter]) -> None:

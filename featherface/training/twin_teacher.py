@@ -21,6 +21,7 @@ from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import FeatureMaps, HeadOutputs
+from featherface.training.distillation import with_two_logits
 from featherface.training.teacher_session import open_session
 
 LEVELS = len(STRIDES)
@@ -68,10 +69,7 @@ class TwinTeacher:
         values = [
             torch.from_numpy(x).to(images.device) for x in self._session.run(names, {"image": blob})
         ]
-        margin, boxes, landmarks = values[:3]
-        outputs = HeadOutputs(
-            torch.stack([torch.zeros_like(margin), margin], dim=-1), boxes, landmarks
-        )
+        outputs = with_two_logits(HeadOutputs(*values[: len(OUTPUTS)]))
         if not maps:
             return outputs, None
         shown = values[len(OUTPUTS) :]
