@@ -7,6 +7,7 @@ import json
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -79,6 +80,15 @@ def write_sample(shard: tarfile.TarFile, key: str, photo: LabelledPhoto, quality
         encoded = cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
     except cv2.error as error:
         raise DataError(f"{photo.key}: cannot be encoded as WebP ({error.err})") from error
+    labels = json.dumps(labels_of(photo)).encode()
+    for kind, content in (("webp", encoded), ("json", labels)):
+        member = tarfile.TarInfo(f"{key}.{kind}")
+        member.size = len(content)
+        shard.addfile(member, io.BytesIO(content))
+
+
+def labels_of(photo: LabelledPhoto) -> dict[str, Any]:
+    """What a shard's JSON says of a photo."""
     height, width = photo.image.shape[:2]
     faces = [
         {
@@ -90,8 +100,4 @@ def write_sample(shard: tarfile.TarFile, key: str, photo: LabelledPhoto, quality
         }
         for box, score, points in zip(photo.boxes, photo.scores, photo.landmarks, strict=True)
     ]
-    labels = {"source": photo.source, "width": width, "height": height, "faces": faces}
-    for kind, content in (("webp", encoded), ("json", json.dumps(labels).encode())):
-        member = tarfile.TarInfo(f"{key}.{kind}")
-        member.size = len(content)
-        shard.addfile(member, io.BytesIO(content))
+    return {"source": photo.source, "width": width, "height": height, "faces": faces}

@@ -26,6 +26,7 @@ FloatArray = NDArray[np.float32]
 SAME_FACE_IOU = 0.45
 VOTING_IOU = 0.5
 SMALLEST_SEEN = 8.0  # pixels of a view: the longer side of the smallest face it can show
+PAIRS = 10_000_000  # of boxes that are compared at once
 LANDMARK_SCORE = 0.3  # faces under it get no landmarks
 MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
 
@@ -93,9 +94,7 @@ def vote(views: Sequence[View], lowest_score: float) -> View:
     kept = non_maximum_suppression(boxes, scores, SAME_FACE_IOU)
     if len(kept) == 0:
         return View(boxes[:0], scores[:0], landmarks[:0])
-    overlaps = box_iou(boxes[kept], boxes)
-    overlaps[np.arange(len(kept)), kept] = 1
-    face_of = np.where(overlaps.max(axis=0) >= VOTING_IOU, overlaps.argmax(axis=0), -1)
+    face_of = _face_of_each(boxes, kept)
     scales = np.array([view.scale for view in views])
     voted = []
     for face in range(len(kept)):
@@ -117,6 +116,24 @@ def vote(views: Sequence[View], lowest_score: float) -> View:
         np.array([one[0] for one in voted], np.float32),
         np.array([one[2] for one in voted], np.float32).reshape(-1, 5, 2),
     )
+
+
+def _face_of_each(boxes: FloatArray, kept: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The place in ``kept`` of the face that each of ``boxes`` ``[N, 4]`` votes for, -1 for none.
+
+    In parts: the views of a dense crowd have tens of thousands of boxes for thousands of faces.
+    """
+    face_of = np.full(len(boxes), -1)
+    best = np.full(len(boxes), VOTING_IOU)
+    rows = max(1, PAIRS // len(boxes))
+    for start in range(0, len(kept), rows):
+        part = kept[start : start + rows]
+        overlaps = box_iou(boxes[part], boxes)
+        overlaps[np.arange(len(part)), part] = np.inf
+        place, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
+        closer = (most > best) | ((most == best) & (face_of < 0))
+        face_of[closer], best[closer] = start + place[closer], most[closer]
+    return face_of
 
 
 def read_detections(path: Path, width: int, height: int) -> View:
