@@ -10,6 +10,7 @@ import pytest
 from test_training_loop import draw_photo, make_config
 from typer.testing import CliRunner
 
+from featherface.analysis.experiment_plot import run_names
 from featherface.cli import app
 from featherface.data.pack import pack
 from featherface.errors import DataError
@@ -167,6 +168,15 @@ def test_the_command_draws_table_and_plot(tmp_path: Path) -> None:
     text = document.read_text()
     assert "| wide | 249,000 | 200,000 |" in text
     assert "| blind |" in text
+
+
+def test_a_run_by_other_labels_says_so(tmp_path: Path) -> None:
+    rows = []
+    for name, shards in (("voted", "train_voted"), ("plain", "train"), ("wide", "train")):
+        config = RunConfig.model_validate({"name": name, "data": {"shards": tmp_path / shards}})
+        rows.append(experiment_row(config, 1, 1, "1 x CPU", result()))
+    assert run_names(rows) == ["voted (by train_voted)", "plain", "wide"]
+    assert run_names([]) == []
 
 
 def test_a_missing_table_is_one_line(tmp_path: Path) -> None:

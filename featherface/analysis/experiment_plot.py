@@ -22,7 +22,19 @@ SHOWN: tuple[tuple[str, str], ...] = (
 def table_rows(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells to print; AP in percent, a dash where there is none."""
     heads = [head for _, head in SHOWN]
-    return heads, [[_cell(column, row[column]) for column, _ in SHOWN] for row in rows]
+    names = run_names(rows)
+    cells = [[_cell(column, row[column]) for column, _ in SHOWN[1:]] for row in rows]
+    return heads, [[name, *values] for name, values in zip(names, cells, strict=True)]
+
+
+def run_names(rows: Sequence[Row]) -> list[str]:
+    """The runs by name; one that was validated on other labels than most tells whose."""
+    folders = [row["data"].partition("+")[0] for row in rows]
+    usual = max(folders, key=folders.count, default="")
+    return [
+        row["run"] if folder == usual else f"{row['run']} (by {folder})"
+        for row, folder in zip(rows, folders, strict=True)
+    ]
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
@@ -45,7 +57,7 @@ def experiment_plot(rows: Sequence[Row]) -> Figure:
     values = [100 * float(row["ap"]) for row in measured]
     bars = overall.barh(places, values, color=V2_COLOUR, height=0.62)
     overall.bar_label(bars, [f"{value:.1f}" for value in values], padding=3, fontsize=8.5)
-    overall.set_yticks(places, [row["run"] for row in measured])
+    overall.set_yticks(places, run_names(measured))
     overall.set(xlabel="validation AP, %, all sizes")
     overall.margins(x=0.12)
     for (column, name), colour in zip(SIZE_COLUMNS.items(), COLOURS, strict=False):
