@@ -8,16 +8,15 @@ half of the faces are doubtful. The same detectors agree far better on a photo a
 whatever family they are of. Each photo of the chosen sources gets what all of them say of it there,
 mirrored too (``featherface.data.pseudo_labels``); other photos keep their labels. An ONNX file that
 is named like a detector of ``benchmarks.peers`` is run as that, any other as one of ours. Shards
-keep their names, keys and pictures. Crowds take a second and a half of one core a photo.
+keep their names, keys and pictures. A crowd takes a second of one core by three detectors, without
+its mirror image.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -29,10 +28,11 @@ import typer
 from rich.progress import track
 
 from benchmarks.comparison import Data, Weights, open_detector
-from featherface.data.pack import labels_of
+from featherface.data.pack import add_file, labels_of
 from featherface.data.pseudo_labels import View, look, vote
-from featherface.data.shards import PICTURES, find_shards, parse_sample, raw_samples
+from featherface.data.shards import find_shards, parse_sample, raw_samples
 from featherface.errors import ConfigError
+from featherface.evaluation.validation import FACE_SCORE
 from featherface.evaluation.views import Detect
 
 LOWEST_SCORE = 0.15  # of a voted face that is written
@@ -57,19 +57,15 @@ def main(
     with ProcessPoolExecutor(processes, initializer=open_all, initargs=(weights,)) as pool:
         for shard in find_shards(data):
             samples = list(raw_samples([shard]))
-            chosen = [x for x in samples if json.loads(x["json"]).get("source") in source]
-            labelled = pool.map(partial(voted_labels, times=times, mirror=mirror), chosen)
-            new = track(labelled, f"Labelling {shard.name}", total=len(chosen))
-            voted = dict(zip((x["__key__"] for x in chosen), new, strict=True))
-            before += sum(sure_faces(json.loads(x["json"])) for x in chosen)
-            after += sum(sure_faces(one) for one in voted.values())
-            part = out / f"{shard.name}.partial"
-            with tarfile.open(part, "w") as tar:
-                for name, content in members(samples, voted):
-                    entry = tarfile.TarInfo(name)
-                    entry.size = len(content)
-                    tar.addfile(entry, io.BytesIO(content))
-            part.replace(out / shard.name)
+            labels = [json.loads(sample["json"]) for sample in samples]
+            chosen = [i for i, one in enumerate(labels) if one.get("source") in source]
+            label = partial(voted_labels, times=times, mirror=mirror)
+            voted = pool.map(label, [samples[i] for i in chosen])
+            bar = track(voted, f"Labelling {shard.name}", total=len(chosen))
+            for i, new in zip(chosen, bar, strict=True):
+                before, after = before + sure_faces(labels[i]), after + sure_faces(new)
+                samples[i]["json"] = json.dumps(new).encode()
+            write_shard(out / shard.name, samples)
     typer.echo(f"{after} sure faces where {before} were, in {out}")
 
 
@@ -94,20 +90,20 @@ def voted_labels(sample: dict[str, Any], times: float, mirror: bool) -> dict[str
     return labels_of(voted)
 
 
-def members(
-    samples: list[dict[str, Any]], voted: dict[str, dict[str, Any]]
-) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of a shard."""
-    for sample in samples:
-        key = sample["__key__"]
-        picture = next(kind for kind in PICTURES if kind in sample)
-        yield f"{key}.{picture}", sample[picture]
-        yield f"{key}.json", json.dumps(voted[key]).encode() if key in voted else sample["json"]
+def write_shard(path: Path, samples: list[dict[str, Any]]) -> None:
+    """The files of all samples, under the shard's name when it is whole."""
+    part = path.with_name(f"{path.name}.partial")
+    with tarfile.open(part, "w") as tar:
+        for sample in samples:
+            for kind, content in sample.items():
+                if not kind.startswith("__"):
+                    add_file(tar, f"{sample['__key__']}.{kind}", content)
+    part.replace(path)
 
 
 def sure_faces(labels: dict[str, Any]) -> int:
-    """Faces with a score of 0.5 and more."""
-    return sum(face["score"] >= 0.5 for face in labels["faces"])
+    """Faces that count as sure."""
+    return sum(face["score"] >= FACE_SCORE for face in labels["faces"])
 
 
 if __name__ == "__main__":

@@ -81,10 +81,15 @@ def write_sample(shard: tarfile.TarFile, key: str, photo: LabelledPhoto, quality
     except cv2.error as error:
         raise DataError(f"{photo.key}: cannot be encoded as WebP ({error.err})") from error
     labels = json.dumps(labels_of(photo)).encode()
-    for kind, content in (("webp", encoded), ("json", labels)):
-        member = tarfile.TarInfo(f"{key}.{kind}")
-        member.size = len(content)
-        shard.addfile(member, io.BytesIO(content))
+    add_file(shard, f"{key}.webp", encoded)
+    add_file(shard, f"{key}.json", labels)
+
+
+def add_file(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append one file."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))
 
 
 def labels_of(photo: LabelledPhoto) -> dict[str, Any]:

@@ -124,14 +124,14 @@ def _face_of_each(boxes: FloatArray, kept: NDArray[np.intp]) -> NDArray[np.intp]
     In parts: the views of a dense crowd have tens of thousands of boxes for thousands of faces.
     """
     face_of = np.full(len(boxes), -1)
-    best = np.full(len(boxes), VOTING_IOU)
+    best = np.full(len(boxes), np.nextafter(VOTING_IOU, 0))  # VOTING_IOU itself is enough
     rows = max(1, PAIRS // len(boxes))
     for start in range(0, len(kept), rows):
         part = kept[start : start + rows]
         overlaps = box_iou(boxes[part], boxes)
         overlaps[np.arange(len(part)), part] = np.inf
         place, most = overlaps.argmax(axis=0), overlaps.max(axis=0)
-        closer = (most > best) | ((most == best) & (face_of < 0))
+        closer = most > best
         face_of[closer], best[closer] = start + place[closer], most[closer]
     return face_of
 
