@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.peers import PEERS
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.detector import FaceDetector
 from featherface.evaluation.average_precision import VocMatches
 from featherface.evaluation.result_files import write_result_json, write_result_text
-from featherface.evaluation.validation import FACE_SCORE
 from featherface.evaluation.views import Detect
 
 Weights = Annotated[list[Path], typer.Argument(help="ONNX files")]

@@ -28,11 +28,11 @@ import typer
 from rich.progress import track
 
 from benchmarks.comparison import Data, Weights, open_detector
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.data.pack import add_file, labels_of
 from featherface.data.pseudo_labels import View, look, vote
 from featherface.data.shards import find_shards, parse_sample, raw_samples
 from featherface.errors import ConfigError
-from featherface.evaluation.validation import FACE_SCORE
 from featherface.evaluation.views import Detect
 
 LOWEST_SCORE = 0.15  # of a voted face that is written

@@ -30,9 +30,11 @@ from benchmarks.comparison import (
     open_detector,
     write_comparison,
 )
-from featherface.data.augmentation import Labels, rotate, store_jpeg, stretch
+from featherface.data.crop_geometry import Labels, rotate, stretch
+from featherface.data.labelled_photo import FACE_SCORE
+from featherface.data.pixel_changes import store_jpeg
 from featherface.data.shards import PhotoStore
-from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
+from featherface.evaluation.validation import held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
 Image = NDArray[np.uint8]

@@ -29,9 +29,10 @@ from benchmarks.comparison import (
     write_comparison,
 )
 from benchmarks.small_faces import CROWDS
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.average_precision import VocMatches, match_voc
-from featherface.evaluation.validation import FACE_SCORE, held_out_photos
+from featherface.evaluation.validation import held_out_photos
 from featherface.evaluation.views import detect_in_views
 
 ENLARGED = 2

@@ -29,8 +29,9 @@ from benchmarks.comparison import (
     open_detector,
     write_comparison,
 )
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.data.shards import PhotoStore
-from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
+from featherface.evaluation.validation import held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
 SIZES = (10, 14, 20, 40)

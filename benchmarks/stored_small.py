@@ -33,9 +33,10 @@ from benchmarks.comparison import (
 from benchmarks.scenes import FALSE_ALARMS, recall_at
 from benchmarks.small_faces import CROWDS
 from featherface.data.enlarged import LONG_SIDE, STORED, stored_small
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.average_precision import match_voc
-from featherface.evaluation.validation import FACE_SCORE, held_out_photos, score_validation
+from featherface.evaluation.validation import held_out_photos, score_validation
 from featherface.evaluation.views import detect_in_views
 
 SIZES = ("16-32", "32-96", "over 96")

@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float32]
 LANDMARK_NAMES: tuple[str, ...] = (
     "left_eye", "right_eye", "nose", "left_mouth", "right_mouth",
 )  # fmt: skip
+MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)  # left and right as seen in the image, so a mirror swaps them
 
 # Where ArcFace (Deng et al., CVPR 2019) puts the five landmarks in a picture of 112x112 pixels.
 ARCFACE_TEMPLATE: FloatArray = np.array(

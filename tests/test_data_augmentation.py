@@ -11,26 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from featherface.data.augmentation import (
-    CropSettings,
-    Labels,
-    Sample,
-    TrainingCrop,
+from featherface.data.augmentation import TrainingCrop
+from featherface.data.crop_geometry import Labels, Sample, confine, mirror, rotate
+from featherface.data.crop_settings import CropSettings
+from featherface.data.dataset import (
+    CropDataset,
+    ResumableSampler,
+    collate,
+    sample_weights,
+    validation_photos,
+)
+from featherface.data.hidden_faces import hide_faces
+from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.pixel_changes import (
     change_pixels,
     coloured_light,
-    confine,
     dim_light,
     glaring_light,
-    hide_faces,
     light_from_one_side,
-    mirror,
     motion_kernel,
-    rotate,
-    sample_weights,
     write_letters,
 )
-from featherface.data.dataset import CropDataset, ResumableSampler, collate, validation_photos
-from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.sheet import contact_sheet
 from featherface.errors import ConfigError
 

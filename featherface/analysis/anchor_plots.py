@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from featherface.analysis.figures import COLOURS, SOFT, V1_COLOUR, V2_COLOUR, new_figure
 from featherface.anchors import ANCHOR_SIZES, STRIDES, make_anchors
 from featherface.boxes import box_iou
-from featherface.data.augmentation import FACE_SCORE
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto
 from featherface.images import padded_size
 from featherface.training.box_coding import corners, pairwise_iou
 from featherface.training.matching import BACKGROUND, match_retinaface

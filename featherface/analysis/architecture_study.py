@@ -27,7 +27,7 @@ from featherface.analysis.receptive_field import (
 )
 from featherface.analysis.savings import PartFigures, Saving, part_figures, savings, total
 from featherface.anchors import ANCHOR_SIZES, STRIDES
-from featherface.evaluation.validation import Photos, held_out_photos
+from featherface.evaluation.validation import SplitPhotos, held_out_photos
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
@@ -122,7 +122,7 @@ def study_architectures(
     v2: FeatherFaceV2,
     settings: Settings,
     v1_trained: bool = True,
-    store: Photos | None = None,
+    store: SplitPhotos | None = None,
     pictures: Sequence[NDArray[np.uint8]] = (),
     say: Say = lambda _: None,
     progress: Callable[[str, Sequence[Step]], Any] | None = None,

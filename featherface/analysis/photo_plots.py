@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from featherface.analysis.figures import COLOURS, SOFT, new_figure, picture_grid
 from featherface.anchors import ANCHOR_SIZES
-from featherface.data.augmentation import FACE_SCORE, Photos
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto, Photos
 from featherface.evaluation.labelled_folder import FolderResult, read_labelled_photo
 from featherface.evaluation.report import WorstError
 

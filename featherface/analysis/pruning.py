@@ -21,7 +21,7 @@ from torch import Tensor
 from featherface.analysis.channel_scores import STAGES, NormalisedConv, normalised_convs
 from featherface.analysis.module_costs import Model
 from featherface.evaluation.result_files import write_result_json
-from featherface.evaluation.validation import Photos
+from featherface.evaluation.validation import SplitPhotos
 from featherface.training.validation import validate_model
 
 SHARES: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -77,7 +77,7 @@ def stages_of(model: Model) -> list[str]:
 
 def pruning_curves(
     model: Model,
-    store: Photos,
+    store: SplitPhotos,
     fraction: float,
     limit: int | None = None,
     shares: Sequence[float] = SHARES,
@@ -115,7 +115,7 @@ def pruning_curves(
     )
 
 
-def _digest(model: Model, store: Photos, fraction: float, limit: int | None) -> str:
+def _digest(model: Model, store: SplitPhotos, fraction: float, limit: int | None) -> str:
     digest = hashlib.sha256(f"{type(model).__name__} {fraction:g} {limit}".encode())
     digest.update(" ".join(map(str, getattr(store, "keys", ()))).encode())
     for tensor in model.state_dict().values():

@@ -72,8 +72,8 @@ def view(
     photos = open_photos(data, layout, cache)
     import cv2
 
-    from featherface.data.augmentation import TrainingCrop, sample_weights
-    from featherface.data.dataset import CropDataset
+    from featherface.data.augmentation import TrainingCrop
+    from featherface.data.dataset import CropDataset, sample_weights
     from featherface.data.sheet import contact_sheet
     from featherface.errors import DataError
     from featherface.training.config import DataConfig, read_config

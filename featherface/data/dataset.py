@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -12,8 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from featherface.data.augmentation import Photos, Sample, TrainingCrop, sample_weights
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.augmentation import TrainingCrop
+from featherface.data.crop_geometry import Sample
+from featherface.data.labelled_photo import LabelledPhoto, Photos
+from featherface.errors import ConfigError
+
+SOURCE_WEIGHTS: Mapping[str, float] = MappingProxyType(
+    {"crowd": 3.0, "bikes": 2.0, "flickr": 1.2, "portraits": 1.6, "sports": 0.8, "lfw": 0.6}
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,25 @@ class CropDataset(Dataset[Sample]):
         drawn = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
         index = int(self.indices[min(drawn, len(self.indices) - 1)])
         return self.crop(index, self.store, rng, self.partners)
+
+
+def sample_weights(
+    store: Photos,
+    indices: NDArray[np.int64],
+    source_weights: Mapping[str, float] = MappingProxyType({}),
+) -> NDArray[np.float64]:
+    """The chance of each photo of ``indices`` to be drawn, float64 [len(indices)], sum 1.
+
+    ``source_weights`` are laid over ``SOURCE_WEIGHTS``; a source in neither weighs 1.
+
+    Raises:
+        ConfigError: every photo weighs 0.
+    """
+    by_source = {**SOURCE_WEIGHTS, **source_weights}
+    weights = np.array([by_source.get(str(name), 1.0) for name in store.sources[indices]])
+    if not weights.sum() > 0:
+        raise ConfigError("source_weights: every source of these photos weighs 0; let one count")
+    return weights / weights.sum()
 
 
 class ResumableSampler(Sampler[int]):

@@ -7,8 +7,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from featherface.data.augmentation import FACE_SCORE, store_jpeg
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto
+from featherface.data.pixel_changes import store_jpeg
 
 STORED = 416
 QUALITY = 90

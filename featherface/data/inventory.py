@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featherface.data.augmentation import FACE_SCORE, Photos
+from featherface.data.labelled_photo import FACE_SCORE, Photos
 
 SIZE_EDGES = (0, 8, 16, 32, 64, 128, 256, 100_000)
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from featherface.data.labelled_photo import FACE_SCORE
 from featherface.errors import DataError
 
-FACE_SCORE = 0.5  # from here on a label counts as a face; under it as doubtful
 THUMBNAIL = 480  # pixels, long side
 GREEN, ORANGE, YELLOW = (80, 200, 80), (0, 140, 255), (0, 230, 255)  # BGR, as OpenCV draws
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+FACE_SCORE = 0.5  # from here on a label counts as a face; under it as doubtful
+IGNORED_SCORE = 0.2  # of what is neither to be found nor to be called background
 
 
 @dataclass(frozen=True)
@@ -28,3 +32,13 @@ class LabelledPhoto:
     boxes: NDArray[np.float32]
     scores: NDArray[np.float32]
     landmarks: NDArray[np.float32]
+
+
+class Photos(Protocol):
+    """Random access over labelled photos: a ``PhotoStore``, a ``WiderFacePhotos``, or yours."""
+
+    sources: NDArray[np.str_]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> LabelledPhoto: ...

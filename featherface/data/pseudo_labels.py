@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from featherface.boxes import box_iou, non_maximum_suppression
 from featherface.errors import DataError
+from featherface.faces import MIRRORED_LANDMARKS
 from featherface.images import resize_image
 
 ByteImage = NDArray[np.uint8]
@@ -28,7 +29,6 @@ VOTING_IOU = 0.5
 SMALLEST_SEEN = 8.0  # pixels of a view: the longer side of the smallest face it can show
 PAIRS = 10_000_000  # of boxes that are compared at once
 LANDMARK_SCORE = 0.3  # faces under it get no landmarks
-MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
 
 
 class FacesLike(Protocol):

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.data.augmentation import FACE_SCORE, Sample
+from featherface.data.crop_geometry import Sample
+from featherface.data.labelled_photo import FACE_SCORE
 
 FACE_COLOUR = (60, 220, 60)
 IGNORED_COLOUR = (255, 150, 0)

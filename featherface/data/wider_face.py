@@ -17,8 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.data.augmentation import IGNORED_SCORE
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import IGNORED_SCORE, LabelledPhoto
 from featherface.data.shards import split_by_key, to_rgb
 from featherface.errors import DataError
 

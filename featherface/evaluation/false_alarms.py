@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherface.boxes import box_iou, box_overlap
-from featherface.data.augmentation import FACE_SCORE, Sample, confine, cut, place
+from featherface.data.crop_geometry import Sample, confine, cut, place
 from featherface.data.enlarged import scaled, stored_small
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto
 from featherface.data.shards import CROP_MARK
 from featherface.data.sheet import contact_sheet
 from featherface.evaluation.views import Detect, detect_in_views

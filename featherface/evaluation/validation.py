@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.data.labelled_photo import LabelledPhoto
+from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto
 from featherface.errors import ConfigError, DataError
 from featherface.evaluation.average_precision import (
     VocMatches,
@@ -29,15 +29,14 @@ from featherface.evaluation.views import Detect, detect_in_views
 
 VALIDATION_FRACTION = 0.04
 VALIDATION_SEED = 0
-FACE_SCORE = 0.5
 SIZE_EDGES: tuple[float, ...] = (0, 16, 32, 96, float("inf"))
 SIZE_NAMES: tuple[str, ...] = ("under 16", "16-32", "32-96", "over 96")
 
 Progress = Callable[[Sequence[int]], Iterable[int]]
 
 
-class Photos(Protocol):
-    """Labelled photos with random access, such as ``PhotoStore``."""
+class SplitPhotos(Protocol):
+    """Labelled photos that know which of them are held out, such as ``PhotoStore``."""
 
     def __getitem__(self, index: int) -> LabelledPhoto: ...
 
@@ -75,7 +74,7 @@ class ValidationResult:
 
 def validate(
     detect: Detect,
-    store: Photos,
+    store: SplitPhotos,
     fraction: float = VALIDATION_FRACTION,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -101,7 +100,7 @@ def validate(
 
 
 def held_out_photos(
-    store: Photos, fraction: float = VALIDATION_FRACTION, limit: int | None = None
+    store: SplitPhotos, fraction: float = VALIDATION_FRACTION, limit: int | None = None
 ) -> list[int]:
     """Indices of the held-out photos, at most ``limit`` of them, spread evenly."""
     if limit is not None and limit < 1:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from featherface.boxes import box_iou, non_maximum_suppression
 from featherface.errors import ConfigError, DataError, ImageError
+from featherface.faces import MIRRORED_LANDMARKS
 
 MERGE_IOU = 0.4
 VOTING_IOU = 0.5
-MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
 
 Image = NDArray[np.uint8]
 

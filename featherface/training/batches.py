@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from featherface.data.augmentation import CropSettings, TrainingCrop, sample_weights
-from featherface.data.dataset import Batch, CropDataset, collate
+from featherface.data.augmentation import TrainingCrop
+from featherface.data.crop_settings import CropSettings
+from featherface.data.dataset import Batch, CropDataset, collate, sample_weights
 from featherface.training.config import RunConfig
 
 

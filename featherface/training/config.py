@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from featherface.data.augmentation import CropSettings
+from featherface.data.crop_settings import CropSettings
 from featherface.errors import ConfigError
 
 # Added since runs were recorded: out of the fingerprint at these values, so that those runs keep

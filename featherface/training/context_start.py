@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherface.data.augmentation import Photos
 from featherface.data.dataset import collate
+from featherface.data.labelled_photo import Photos
 from featherface.models.outputs import FeatureMaps
 from featherface.training.batches import crops_of_side
 from featherface.training.config import RunConfig

@@ -21,8 +21,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from featherface.data.augmentation import Photos
 from featherface.data.dataset import Batch
+from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.training.batches import make_loader

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from featherface.detector import FaceDetector
-from featherface.evaluation.validation import Photos, Progress, ValidationResult, validate
+from featherface.evaluation.validation import Progress, SplitPhotos, ValidationResult, validate
 from featherface.export.onnx_file import export_onnx
 from featherface.export.v1_onnx import export_v1_onnx
 from featherface.models.baseline import BaselineV1
@@ -30,7 +30,7 @@ def detector_of(
 
 def validate_model(
     model: FeatherFaceV2 | BaselineV1,
-    store: Photos,
+    store: SplitPhotos,
     fraction: float,
     limit: int | None = None,
     threads: int = 1,
