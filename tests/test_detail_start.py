@@ -25,9 +25,10 @@ from featherface.models.weight_files import save_weights
 from featherface.training.config import MapTeacherConfig, RunConfig
 from featherface.training.detail_start import fit_detail, share_values
 from featherface.training.learner import Learner
-from featherface.training.loop import build_student, train
+from featherface.training.loop import train
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.schedules import TermWeights
+from featherface.training.student import build_student
 
 WEIGHTS = np.random.default_rng(0).normal(0, 0.1, (6, 3, 4, 4)).astype(np.float32)
 

@@ -21,6 +21,8 @@ from featherface.training.batches import make_loader
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.moving_average import MovingAverage
+from featherface.training.optimisers import make_optimisers
+from featherface.training.student import build_student
 
 
 def draw_photo(number: int) -> LabelledPhoto:
@@ -74,8 +76,8 @@ def make_small_run(folder: Path, sides: tuple[int, ...] = (64, 96), **changes: o
 
 def test_muon_steps_the_kernels_of_the_students_body_alone(shards: Path, tmp_path: Path) -> None:
     config = make_config(shards, tmp_path, optimiser={"matrix_rate": 3.0, "backbone_rate": 0.5})
-    student = loop.build_student(config)
-    adamw, muon = loop.make_optimisers(learner.Learner(student, config, None), config)
+    student = build_student(config)
+    adamw, muon = make_optimisers(learner.Learner(student, config, None), config)
     of_adamw, of_muon = (
         {id(p) for group in one.param_groups for p in group["params"]} for one in (adamw, muon)
     )

@@ -25,38 +25,25 @@ from torch import Tensor, nn
 from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.data.wider_face import WiderFacePhotos
-from featherface.errors import ConfigError, FeatherFaceError, TrainingError
+from featherface.errors import ConfigError, TrainingError
 from featherface.models.baseline import BaselineV1
-from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
-from featherface.models.pretrained import load_v1
-from featherface.models.pretrained_v2 import load_mean_v2, load_v2
-from featherface.models.weight_files import load_mean_weights, read_metadata, save_weights
+from featherface.models.weight_files import save_weights
 from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
-from featherface.training.context_start import fit_context
-from featherface.training.detail_start import fit_detail
-from featherface.training.experiments import append_experiment, experiment_row, is_recorded
-from featherface.training.factored_start import start_factored
 from featherface.training.graphed_step import GraphedStep
-from featherface.training.grown_start import grow
-from featherface.training.learner import Learner, Teacher, has_features
+from featherface.training.learner import Learner
 from featherface.training.losses import Targets
-from featherface.training.matrix_steps import KernelMuon, Part, by_kind
 from featherface.training.moving_average import MovingAverage
-from featherface.training.onnx_teacher import OnnxTeacher
+from featherface.training.open_teacher import open_teacher
+from featherface.training.optimisers import make_optimisers
 from featherface.training.progress import RunLog
+from featherface.training.recorded_run import describe_device, record_run
 from featherface.training.schedules import TermWeights, learning_rate, set_learning_rate
-from featherface.training.shared_start import start_shared
-from featherface.training.twin_start import fit_twin
-from featherface.training.twin_teacher import TwinTeacher
-from featherface.training.validation import validate_model
-from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
-from featherface.training.weight_decay import decay_groups
+from featherface.training.student import build_student, fit_first_weights, freeze, keep_statistics
 
 LOG_EVERY = 20
-OUTSIDE_BODY = "student.heads.", "adapters."  # kernels there predict, and are AdamW's
 
 
 def train(
@@ -113,19 +100,7 @@ def train(
             one.load_state_dict(kept)
     elif isinstance(student, FeatherFaceV2):
         quiet = report if fabric.is_global_zero else lambda _: None
-        joined = None
-        if config.start.factored_crops:
-            joined = start_factored(fabric, student, config, store, training_indices, quiet)
-        if config.start.shared_steps:
-            start_shared(fabric, student, config, store, training_indices, quiet)
-        if config.start.context_crops:
-            fit_context(
-                student.context, learner.maps_of_teacher, config, store, training_indices, quiet
-            )
-        if config.start.twin_crops:
-            fit_twin(fabric, learner, store, training_indices, quiet, joined)
-        if config.start.detail_crops:
-            fit_detail(fabric, learner, store, training_indices, quiet)
+        fit_first_weights(fabric, learner, student, store, training_indices, quiet)
         average.module.load_state_dict(student.state_dict())
     wrapped, *optimisers = fabric.setup(learner, *made)
     average.to(fabric.device)
@@ -214,7 +189,7 @@ def train(
     fabric.barrier()
     if fabric.is_global_zero and experiments is not None:
         device = describe_device(fabric.device, fabric.world_size)
-        record(experiments, config, average.module.cpu(), store, device, done < steps, report)
+        record_run(experiments, config, average.module.cpu(), store, device, done < steps, report)
     return weights
 
 
@@ -222,41 +197,6 @@ def is_first_process() -> bool:
     """Whether this process writes the files of a run: of several, only one does."""
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not several or torch.distributed.get_rank() == 0
-
-
-def record(
-    path: Path,
-    config: RunConfig,
-    model: Any,
-    store: Any,
-    device: str,
-    trained: bool,
-    report: Callable[[str], None],
-) -> None:
-    """Measure ``model`` on the held-out photos and append the run to the table at ``path``.
-
-    A run that had nothing left to do is recorded only if it is not there yet. The weights are
-    written by now: what goes wrong here is told, and ends nothing.
-    """
-    try:
-        if not trained and is_recorded(path, config):
-            return
-        training, held_out = store.split(config.data.validation_fraction, seed=0)
-        result = None
-        if len(held_out):
-            report(f"Measuring on {len(held_out):,} held-out photos")
-            result = validate_model(model, store, config.data.validation_fraction)
-        row = experiment_row(config, parameter_count(model), len(training), device, result)
-        append_experiment(path, row)
-        report(f"Experiment: {path}, validation AP {row['ap'] or 'without photos'}")
-    except FeatherFaceError as error:
-        report(f"Not recorded: {error}")
-
-
-def describe_device(device: torch.device, count: int) -> str:
-    """Such as ``2 x CPU`` or ``1 x NVIDIA H100``."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
-    return f"{count} x {name}"
 
 
 TERMS = (
@@ -270,53 +210,6 @@ TERMS = (
 )
 
 
-def build_student(config: RunConfig) -> FeatherFaceV2:
-    """V2 with the first weights that the configuration asks for."""
-    model = FeatherFaceV2(**config.model.model_dump())
-    start = config.start
-    if start.factored_crops or start.shared_steps:
-        return model  # fitted to other weights when there are crops
-    if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
-        plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
-        load_mean_weights(plain, start.weight_files)
-        model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
-    elif start.weights is not None and start.grown:
-        grow(model, load_mean_v2(start.weight_files), start.v1)
-    elif start.weights is not None:
-        load_mean_weights(model, start.weight_files)
-    elif start.v1 is not None:
-        warm_start_from_v1(model, start.v1)
-    elif start.imagenet is not None:
-        warm_start_from_imagenet(model, start.imagenet)
-    return model
-
-
-def has_stem(weights: list[Path]) -> bool:
-    """Whether the V2 in the first of the files has a detail stem."""
-    return bool(weights) and load_v2(weights[0]).detail is not None
-
-
-def open_teacher(config: RunConfig, on_cpu: bool) -> Teacher | None:
-    """V1 or a V2 from its weights, or any ONNX file with the same anchors, which shows no features.
-
-    On a CPU the others, too, run in ONNX Runtime.
-    """
-    path = config.distillation.teacher
-    if path is None:
-        return None
-    if path.suffix == ".onnx":
-        if has_features(config):
-            raise ConfigError(
-                f"distillation.schedule: {path.name} shows no features; let their weight be 0 at "
-                "every point"
-            )
-        return OnnxTeacher(path)
-    teacher: FeatherFaceV1 | FeatherFaceV2
-    of_v2 = read_metadata(path).get("model") == "FeatherFaceV2"
-    teacher = (load_v2 if of_v2 else load_v1)(path).eval().requires_grad_(False)
-    return TwinTeacher(teacher) if on_cpu else teacher
-
-
 def open_photos(config: RunConfig) -> Any:
     """The photos to train on, with random access."""
     data = config.data
@@ -325,58 +218,6 @@ def open_photos(config: RunConfig) -> Any:
             raise ConfigError("data.more_shards: for layout shards; pack WIDER FACE into some")
         return WiderFacePhotos(data.shards)
     return PhotoStore([data.shards, *data.more_shards], data.cache)
-
-
-def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
-    """Keep the first blocks as they are: the largest maps cost the most and change the least."""
-    backbone = student.backbone
-    for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
-        block.eval().requires_grad_(False)
-
-
-def keep_statistics(student: nn.Module) -> None:
-    """Normalise by the statistics that inference uses, and leave them as they are."""
-    for module in student.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-
-
-def make_optimisers(
-    learner: Learner, config: RunConfig, graphed: bool = False
-) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon for 1x1 kernels behind it if the configuration asks for it.
-
-    Biases and normalisations do not decay, and the backbone may learn more slowly. ``graphed``
-    keeps everything that they need on the GPU, for a step that is replayed there.
-    """
-    parts = [
-        Part(
-            share,
-            [
-                parameter
-                for name, parameter in learner.named_parameters()
-                if parameter.requires_grad and name.startswith("student.backbone.") == of_backbone
-            ],
-        )
-        for of_backbone, share in ((False, 1.0), (True, config.optimiser.backbone_rate))
-    ]
-    matrices: list[Part] = []
-    if config.optimiser.matrix_rate:
-        plain = [p for name, p in learner.named_parameters() if name.startswith(OUTSIDE_BODY)]
-        matrices, parts = by_kind(parts, plain)
-    groups: list[dict[str, Any]] = []
-    for share, values in parts:
-        groups += [group | {"share": share} for group in decay_groups(values)]
-    adamw = torch.optim.AdamW(
-        groups,
-        lr=config.optimiser.learning_rate,
-        weight_decay=config.optimiser.weight_decay,
-        fused=graphed or None,
-        capturable=graphed,
-    )
-    if not matrices:
-        return [adamw]
-    return [adamw, KernelMuon(matrices, config.optimiser.matrix_rate, capturable=graphed)]
 
 
 def restore(config: RunConfig, learner: nn.Module, average: nn.Module) -> dict[str, Any] | None:

@@ -1,0 +1,94 @@
+"""The student of a run: its first weights, and what of it stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+from torch import nn
+
+from featherface.data.labelled_photo import Photos
+from featherface.models.baseline import BaselineV1
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.pretrained_v2 import load_mean_v2, load_v2
+from featherface.models.weight_files import load_mean_weights
+from featherface.training.config import RunConfig
+from featherface.training.context_start import fit_context
+from featherface.training.detail_start import fit_detail
+from featherface.training.factored_start import start_factored
+from featherface.training.grown_start import grow
+from featherface.training.learner import Learner
+from featherface.training.shared_start import start_shared
+from featherface.training.twin_start import fit_twin
+from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
+
+
+def build_student(config: RunConfig) -> FeatherFaceV2:
+    """V2 with the first weights that the configuration asks for."""
+    model = FeatherFaceV2(**config.model.model_dump())
+    start = config.start
+    if start.factored_crops or start.shared_steps:
+        return model  # fitted to other weights when there are crops
+    if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
+        plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
+        load_mean_weights(plain, start.weight_files)
+        model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
+    elif start.weights is not None and start.grown:
+        grow(model, load_mean_v2(start.weight_files), start.v1)
+    elif start.weights is not None:
+        load_mean_weights(model, start.weight_files)
+    elif start.v1 is not None:
+        warm_start_from_v1(model, start.v1)
+    elif start.imagenet is not None:
+        warm_start_from_imagenet(model, start.imagenet)
+    return model
+
+
+def fit_first_weights(
+    fabric: Fabric,
+    learner: Learner,
+    student: FeatherFaceV2,
+    store: Photos,
+    indices: np.ndarray,
+    report: Callable[[str], None],
+) -> None:
+    """Fit parts of ``student``, in place, before the first step: what ``start`` asks crops for.
+
+    Raises:
+        ConfigError: a part needs another model, teacher or file.
+        WeightsError: a file is missing or wrong.
+    """
+    config = learner.config
+    start = config.start
+    joined = None
+    if start.factored_crops:
+        joined = start_factored(fabric, student, config, store, indices, report)
+    if start.shared_steps:
+        start_shared(fabric, student, config, store, indices, report)
+    if start.context_crops:
+        fit_context(student.context, learner.maps_of_teacher, config, store, indices, report)
+    if start.twin_crops:
+        fit_twin(fabric, learner, store, indices, report, joined)
+    if start.detail_crops:
+        fit_detail(fabric, learner, store, indices, report)
+
+
+def has_stem(weights: list[Path]) -> bool:
+    """Whether the V2 in the first of the files has a detail stem."""
+    return bool(weights) and load_v2(weights[0]).detail is not None
+
+
+def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
+    """Keep the first blocks as they are: the largest maps cost the most and change the least."""
+    backbone = student.backbone
+    for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
+        block.eval().requires_grad_(False)
+
+
+def keep_statistics(student: nn.Module) -> None:
+    """Normalise by the statistics that inference uses, and leave them as they are."""
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
