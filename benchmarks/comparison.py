@@ -13,7 +13,7 @@ from featherface.data.labelled_photo import FACE_SCORE
 from featherface.detector import FaceDetector
 from featherface.evaluation.average_precision import VocMatches
 from featherface.evaluation.result_files import write_result_json, write_result_text
-from featherface.evaluation.views import Detect
+from featherface.faces import Detect
 
 Weights = Annotated[list[Path], typer.Argument(help="ONNX files")]
 Data = Annotated[Path, typer.Option(help="folder of shards")]

@@ -33,7 +33,7 @@ from featherface.data.pack import add_file, labels_of
 from featherface.data.pseudo_labels import View, look, vote
 from featherface.data.shards import find_shards, parse_sample, raw_samples
 from featherface.errors import ConfigError
-from featherface.evaluation.views import Detect
+from featherface.faces import Detect
 
 LOWEST_SCORE = 0.15  # of a voted face that is written
 LEAST_VOTE = 0.1  # score of a box that votes: dense crowds have tens of thousands below
@@ -81,7 +81,7 @@ def voted_labels(sample: dict[str, Any], times: float, mirror: bool) -> dict[str
     side = round(times * max(image.shape[:2]))
     views = []
     for detect in DETECTORS:
-        for view in look(detect, image, [side], mirror):  # type: ignore[arg-type]
+        for view in look(detect, image, [side], mirror):
             sure = view.scores >= LEAST_VOTE
             parts = (view.boxes[sure], view.scores[sure], view.landmarks[sure])
             views.append(View(*parts, view.scale))

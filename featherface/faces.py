@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import cv2
 import numpy as np
@@ -32,6 +32,23 @@ ARCFACE_SIZE = 112
 BOX_COLOUR = (0, 214, 143)
 LANDMARK_COLOURS = ((255, 209, 0), (255, 209, 0), (255, 94, 120), (64, 196, 255), (64, 196, 255))
 DARK = (16, 24, 32)
+
+
+class FacesLike(Protocol):
+    """What a detector returns: ``boxes`` ``[N, 4]`` x1, y1, x2, y2 in pixels of the image it got,
+    ``scores`` ``[N]``, and ``landmarks`` ``[N, 5, 2]`` or None."""
+
+    @property
+    def boxes(self) -> NDArray[np.floating]: ...
+
+    @property
+    def scores(self) -> NDArray[np.floating]: ...
+
+    @property
+    def landmarks(self) -> NDArray[np.floating] | None: ...
+
+
+Detect = Callable[[ByteImage], FacesLike]
 
 
 @dataclass(frozen=True, eq=False)

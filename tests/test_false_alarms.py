@@ -15,7 +15,8 @@ from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.pack import pack
 from featherface.data.shards import PhotoStore, split_by_key
 from featherface.evaluation.false_alarms import SIDE, SOURCE, FalseAlarm, search
-from featherface.evaluation.views import Detect, FoundFaces
+from featherface.evaluation.views import FoundFaces
+from featherface.faces import Detect
 
 FACE = (100.0, 40.0, 160.0, 100.0)
 COLOUR = (10, 200, 90)

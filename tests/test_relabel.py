@@ -12,10 +12,11 @@ from benchmarks.relabel import main
 from featherface.data import pseudo_labels
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.pack import pack
-from featherface.data.pseudo_labels import View, vote
+from featherface.data.pseudo_labels import View, look, vote
 from featherface.data.shards import find_shards, raw_samples
 from featherface.detector import PACKAGED_WEIGHTS
 from featherface.errors import ConfigError
+from featherface.evaluation.views import FoundFaces
 from featherface.images import read_image, resize_image
 
 ASTRONAUT = Path(__file__).parents[1] / "featherface" / "examples" / "astronaut.jpg"
@@ -51,6 +52,24 @@ def test_chosen_photos_get_voted_faces(tmp_path: Path) -> None:
 def test_shards_are_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="another"):
         main([PACKAGED_WEIGHTS], tmp_path, tmp_path, ["crowd"])
+
+
+def test_a_detector_without_landmarks_votes_on_boxes() -> None:
+    box = np.array([[10, 20, 30, 44]])
+
+    def boxes_alone(_: object) -> FoundFaces:
+        return FoundFaces(2.0 * box, np.ones(1), None)
+
+    def landmarks_too(_: object) -> FoundFaces:
+        return FoundFaces(2.0 * box, np.ones(1), np.full((1, 5, 2), 50.0))
+
+    image = np.zeros((100, 100, 3), np.uint8)
+    alone = list(look(boxes_alone, image, [200], mirror=False))
+    (face,) = vote(alone, 0.1).landmarks
+    assert np.isnan(face).all()
+    both = vote([*alone, *look(landmarks_too, image, [200], mirror=False)], 0.1)
+    np.testing.assert_allclose(both.boxes, box)
+    np.testing.assert_allclose(both.landmarks, np.full((1, 5, 2), 25.0))
 
 
 def test_votes_do_not_depend_on_how_many_are_compared_at_once(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 import featherface
 from featherface.detector import FaceDetector
 from featherface.errors import ConfigError, WeightsError
-from featherface.evaluation.views import FacesLike
+from featherface.faces import FacesLike
 
 OURS = "featherface"
 PACKAGE = Path(__file__).parents[1]

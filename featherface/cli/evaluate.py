@@ -14,9 +14,10 @@ import typer
 from featherface.cli.progress import list_progress
 
 if TYPE_CHECKING:
-    from featherface.evaluation.views import Detect, Views
+    from featherface.evaluation.views import Views
     from featherface.evaluation.wider_face import WiderResult
     from featherface.evaluation.wider_ground_truth import WiderPhoto
+    from featherface.faces import Detect
 
 
 class LabelFormat(str, Enum):

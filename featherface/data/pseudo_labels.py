@@ -8,17 +8,17 @@ one of them believes ends up doubtful.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featherface.boxes import box_iou, non_maximum_suppression
 from featherface.errors import DataError
-from featherface.faces import MIRRORED_LANDMARKS
+from featherface.faces import MIRRORED_LANDMARKS, Detect
 from featherface.images import resize_image
 
 ByteImage = NDArray[np.uint8]
@@ -29,20 +29,6 @@ VOTING_IOU = 0.5
 SMALLEST_SEEN = 8.0  # pixels of a view: the longer side of the smallest face it can show
 PAIRS = 10_000_000  # of boxes that are compared at once
 LANDMARK_SCORE = 0.3  # faces under it get no landmarks
-
-
-class FacesLike(Protocol):
-    """What a detector returns: ``boxes`` ``[N, 4]``, ``scores`` ``[N]``, ``landmarks``
-    ``[N, 5, 2]``, in pixels of the image it was given."""
-
-    @property
-    def boxes(self) -> FloatArray: ...
-
-    @property
-    def scores(self) -> FloatArray: ...
-
-    @property
-    def landmarks(self) -> FloatArray: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +46,15 @@ class View:
 
 
 def look(
-    detect: Callable[[ByteImage], FacesLike],
+    detect: Detect,
     image: ByteImage,
     long_sides: Sequence[int],
     mirror: bool = True,
 ) -> Iterator[View]:
     """The views of ``image`` (uint8 RGB ``[H, W, 3]``) by a detector that does not resize.
 
-    ``long_sides`` in pixels, 0 for the photo's own; each is looked at mirrored too.
+    ``long_sides`` in pixels, 0 for the photo's own; each is looked at mirrored too. Landmarks of a
+    detector that gives none are NaN.
     """
     height, width = image.shape[:2]
     for side in dict.fromkeys(side or max(height, width) for side in long_sides):
@@ -77,12 +64,20 @@ def look(
         back = np.array([width, height], np.float32) / size
         for mirrored in (False, True)[: 1 + mirror]:
             faces = detect(np.ascontiguousarray(shown[:, ::-1]) if mirrored else shown)
-            boxes, landmarks = np.array(faces.boxes), np.array(faces.landmarks)
+            boxes = np.array(faces.boxes, np.float32)
+            landmarks = np.full((len(boxes), 5, 2), np.nan, np.float32)
+            if faces.landmarks is not None:
+                landmarks[:] = faces.landmarks
             if mirrored:
                 boxes[:, [0, 2]] = size[0] - boxes[:, [2, 0]]
                 landmarks = landmarks[:, MIRRORED_LANDMARKS]
                 landmarks[..., 0] = size[0] - landmarks[..., 0]
-            yield View(boxes * np.tile(back, 2), np.array(faces.scores), landmarks * back, scale)
+            yield View(
+                boxes * np.tile(back, 2),
+                np.array(faces.scores, np.float32),
+                landmarks * back,
+                scale,
+            )
 
 
 def vote(views: Sequence[View], lowest_score: float) -> View:

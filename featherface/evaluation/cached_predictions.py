@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherface.errors import DataError
-from featherface.evaluation.views import Detect, Views, detect_in_views
+from featherface.evaluation.views import Views, detect_in_views
 from featherface.evaluation.wider_face import Progress, read_wider_photo
 from featherface.evaluation.wider_ground_truth import WiderPhoto
 from featherface.evaluation.wider_predictions import read_prediction_file, write_prediction_file
+from featherface.faces import Detect
 
 
 def predictions_key(

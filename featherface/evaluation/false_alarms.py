@@ -23,7 +23,8 @@ from featherface.data.enlarged import scaled, stored_small
 from featherface.data.labelled_photo import FACE_SCORE, LabelledPhoto
 from featherface.data.shards import CROP_MARK
 from featherface.data.sheet import contact_sheet
-from featherface.evaluation.views import Detect, detect_in_views
+from featherface.evaluation.views import detect_in_views
+from featherface.faces import Detect
 
 SIDE = 512
 SOURCE = "false-alarm"

@@ -20,7 +20,6 @@ from featherface.evaluation.average_precision import VocMatches, match_voc
 from featherface.evaluation.coco_metrics import CocoAp, coco_average_precision
 from featherface.evaluation.label_formats import LabelledPhoto, read_labelled_folder
 from featherface.evaluation.views import (
-    Detect,
     FoundFaces,
     Image,
     Views,
@@ -28,6 +27,7 @@ from featherface.evaluation.views import (
     read_rgb,
     resize_bilinear,
 )
+from featherface.faces import Detect
 
 Progress = Callable[[Sequence[LabelledPhoto]], Iterable[LabelledPhoto]]
 

@@ -25,7 +25,8 @@ from featherface.evaluation.average_precision import (
     match_voc,
 )
 from featherface.evaluation.labelled_folder import face_sizes
-from featherface.evaluation.views import Detect, detect_in_views
+from featherface.evaluation.views import detect_in_views
+from featherface.faces import Detect
 
 VALIDATION_FRACTION = 0.04
 VALIDATION_SEED = 0

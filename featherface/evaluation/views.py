@@ -6,10 +6,8 @@ this file hands it the views and brings what it finds back to the pixels of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -17,29 +15,12 @@ from numpy.typing import NDArray
 
 from featherface.boxes import box_iou, non_maximum_suppression
 from featherface.errors import ConfigError, DataError, ImageError
-from featherface.faces import MIRRORED_LANDMARKS
+from featherface.faces import MIRRORED_LANDMARKS, Detect, FacesLike
 
 MERGE_IOU = 0.4
 VOTING_IOU = 0.5
 
 Image = NDArray[np.uint8]
-
-
-class FacesLike(Protocol):
-    """What a detector returns: ``boxes`` ``[N, 4]`` x1, y1, x2, y2 in pixels of the image it got,
-    ``scores`` ``[N]``, and ``landmarks`` ``[N, 5, 2]`` or None."""
-
-    @property
-    def boxes(self) -> NDArray[np.floating]: ...
-
-    @property
-    def scores(self) -> NDArray[np.floating]: ...
-
-    @property
-    def landmarks(self) -> NDArray[np.floating] | None: ...
-
-
-Detect = Callable[[Image], FacesLike]
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,20 +31,14 @@ from numpy.typing import NDArray
 from featherface.boxes import box_iou
 from featherface.errors import DataError
 from featherface.evaluation.average_precision import envelope_average_precision
-from featherface.evaluation.views import (
-    Detect,
-    Image,
-    Views,
-    detect_in_views,
-    read_rgb,
-    resize_bilinear,
-)
+from featherface.evaluation.views import Image, Views, detect_in_views, read_rgb, resize_bilinear
 from featherface.evaluation.wider_ground_truth import (
     DIFFICULTIES,
     WiderPhoto,
     read_subset_ground_truth,
 )
 from featherface.evaluation.wider_predictions import Predictions
+from featherface.faces import Detect
 
 Progress = Callable[[Sequence[WiderPhoto]], Iterable[WiderPhoto]]
 
