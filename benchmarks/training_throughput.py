@@ -4,8 +4,9 @@
 
 Cuts the crops of a run's first batches and takes each batch through the parts of a step one by
 one: V1's answers, V2 forward, matching and losses, backward, optimiser. The same batches are timed
-with the channels first and last in memory, in turn. Writes ``training_throughput.json`` and
-``.md``: medians in milliseconds a crop. A minute on an idle core.
+in turn with the channels first and last in memory, in half precision, and with batch normalisations
+that stand still. Writes ``training_throughput.json`` and ``.md``: medians in milliseconds a crop. A
+minute on an idle core.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +28,30 @@ from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.evaluation.result_files import write_result_json, write_result_text
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained import load_v1
 from featherface.training.batches import make_loader
 from featherface.training.config import RunConfig, read_config
 from featherface.training.losses import label_losses, match_batch
+from featherface.training.standing_norms import keep_statistics
 from featherface.training.twin_teacher import TwinTeacher
 
-FORMATS = {"first": torch.contiguous_format, "last": torch.channels_last}
+
+class Kind(NamedTuple):
+    """A way to take a step."""
+
+    title: str
+    memory: torch.memory_format = torch.channels_last
+    half: bool = False
+    standing: bool = False
+
+
+KINDS = {
+    "first": Kind("channels first", torch.contiguous_format),
+    "last": Kind("channels last"),
+    "half": Kind("and bfloat16", half=True),
+    "standing": Kind("and norms that stand still", half=True, standing=True),
+}
 PARTS = {
     "crops": "cutting and changing crops",
     "teacher": "V1's answers and maps, ONNX Runtime",
@@ -60,8 +78,8 @@ def main(
     indices, _ = store.split(run.data.validation_fraction, seed=0)
     teacher = TwinTeacher(load_v1(v1)) if v1 else None
     loader = iter(make_loader(run, store, indices, 0, 0, 1))
-    steps = {name: Step(run, name) for name in FORMATS}
-    times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in FORMATS}
+    steps = {name: Step(run, kind) for name, kind in KINDS.items()}
+    times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in KINDS}
     for number in track(range(batches + 2), "Timing"):
         begin = time.perf_counter()
         batch = next(loader)
@@ -95,19 +113,23 @@ def main(
 class Step:
     """One step of V2 on a batch, timed part by part."""
 
-    def __init__(self, run: RunConfig, memory: str) -> None:
+    def __init__(self, run: RunConfig, kind: Kind) -> None:
         torch.manual_seed(0)
-        self.run, self.memory = run, FORMATS[memory]
+        self.run, self.kind = run, kind
         self.model = FeatherFaceV2(**run.model.model_dump()).train()
+        if kind.standing:
+            keep_statistics(self.model)
         # The stubs of PyTorch 2.13 lack this form of the call.
-        self.model.to(memory_format=self.memory)  # type: ignore[call-overload]
+        self.model.to(memory_format=kind.memory)  # type: ignore[call-overload]
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=run.optimiser.learning_rate)
 
     def __call__(self, batch: Batch) -> dict[str, float]:
         """Seconds of forward, losses, backward and optimiser."""
         marks = [time.perf_counter()]
-        images = batch.images.float().contiguous(memory_format=self.memory)
-        outputs = self.model(images)
+        images = batch.images.float().contiguous(memory_format=self.kind.memory)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.kind.half, cache_enabled=False):
+            outputs = self.model(images)
+        outputs = HeadOutputs(*(x.float() for x in outputs))
         marks.append(time.perf_counter())
         anchors = torch.tensor(make_anchors(*images.shape[2:]))
         loss = self.run.loss
@@ -128,19 +150,21 @@ def markdown(result: dict[str, Any]) -> str:
     times = result["milliseconds_per_crop"]
     total = {name: sum(parts.values()) for name, parts in times.items()}
     lines = [
-        "| part of a step | ms a crop, channels first | channels last | share |",
-        "|---|---|---|---|",
+        f"| part of a step | {' | '.join(kind.title for kind in KINDS.values())} | share |",
+        f"|---|{'---|' * len(KINDS)}---|",
     ]
-    for part in (part for part in PARTS if part in times["last"]):
-        first, last = times["first"][part], times["last"][part]
-        lines.append(f"| {PARTS[part]} | {first:.1f} | {last:.1f} | {last / total['last']:.0%} |")
+    best = list(KINDS)[-1]
+    for part in (part for part in PARTS if part in times[best]):
+        cells = " | ".join(f"{times[name][part]:.1f}" for name in KINDS)
+        lines.append(f"| {PARTS[part]} | {cells} | {times[best][part] / total[best]:.0%} |")
     lines += [
-        f"| together | {total['first']:.1f} | {total['last']:.1f} | |",
+        f"| together | {' | '.join(f'{total[name]:.1f}' for name in KINDS)} | |",
         "",
-        f"Crops of {result['crop_side']} pixels, {result['crops_in_a_batch']} in a batch, medians "
-        f"of {result['batches']} batches; one thread of {result['processor']}, PyTorch "
-        f"{result['torch']}. The trainer keeps the channels last and cuts crops in a worker "
-        "beside the network.",
+        f"Milliseconds a crop of {result['crop_side']} pixels, {result['crops_in_a_batch']} in a "
+        f"batch, medians of {result['batches']} batches; one thread of {result['processor']}, "
+        f"PyTorch {result['torch']}. The trainer keeps the channels last and cuts crops in a worker "
+        "beside the network; the rest is `precision: bf16-mixed` and `start.frozen_statistics: "
+        "true`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -41,7 +41,8 @@ from featherface.training.optimisers import make_optimisers
 from featherface.training.progress import RunLog
 from featherface.training.recorded_run import describe_device, record_run
 from featherface.training.schedules import TermWeights, learning_rate, set_learning_rate
-from featherface.training.student import build_student, fit_first_weights, freeze, keep_statistics
+from featherface.training.standing_norms import keep_statistics
+from featherface.training.student import build_student, fit_first_weights, freeze
 
 LOG_EVERY = 20
 

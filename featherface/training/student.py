@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
-from torch import nn
 
 from featherface.data.labelled_photo import Photos
 from featherface.models.baseline import BaselineV1
@@ -85,10 +84,3 @@ def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
     backbone = student.backbone
     for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
         block.eval().requires_grad_(False)
-
-
-def keep_statistics(student: nn.Module) -> None:
-    """Normalise by the statistics that inference uses, and leave them as they are."""
-    for module in student.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
