@@ -163,8 +163,8 @@ def markdown(result: dict[str, Any]) -> str:
         f"Milliseconds a crop of {result['crop_side']} pixels, {result['crops_in_a_batch']} in a "
         f"batch, medians of {result['batches']} batches; one thread of {result['processor']}, "
         f"PyTorch {result['torch']}. The trainer keeps the channels last and cuts crops in a "
-        "worker beside the network; the rest is `precision: bf16-mixed` and `start.frozen_statistics: "
-        "true`.",
+        "worker beside the network; the rest is `precision: bf16-mixed` and "
+        "`start.frozen_statistics: true`.",
     ]
     return "\n".join(lines) + "\n"
 
