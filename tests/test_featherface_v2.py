@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -42,16 +43,22 @@ SHARED = DETAILED | {"stage2_rank": 48, "shared_stem": True}
 )
 def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
+    model = unsettled(**request.param)
+    model.backbone.stage1[0][1].running_mean.fill_(20.0)
+    return model
+
+
+@torch.no_grad()
+def unsettled(**shape: Any) -> FeatherFaceV2:
+    """Batch normalisations and attention away from where they begin; in evaluation mode."""
     torch.manual_seed(0)
-    model = FeatherFaceV2(**request.param)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5)
-            elif name.endswith("running_mean") or name.endswith("bias"):
-                tensor.normal_(std=0.2)
-        model.backbone.stage1[0][1].running_var.fill_(60.0**2)
-        model.backbone.stage1[0][1].running_mean.fill_(20.0)
+    model = FeatherFaceV2(**shape)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 1.5)
+        elif name.endswith(("running_mean", "bias")):
+            tensor.normal_(std=0.2)
+    model.backbone.stage1[0][1].running_var.fill_(60.0**2)
     return model.eval()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_featherface_v2 import unsettled
 from test_training_loop import make_small_run
 
 from featherface.errors import ConfigError, WeightsError
@@ -27,16 +28,7 @@ IMAGE = 255 * torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(0
 @pytest.fixture
 def small() -> FeatherFaceV2:
     """Batch normalisations and attention away from where they begin."""
-    torch.manual_seed(0)
-    model = FeatherFaceV2(**SMALL)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if name.endswith("running_var"):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith(("running_mean", "bias")):
-                value.normal_(std=0.2)
-        model.backbone.stage1[0][1].running_var.fill_(60.0**2)
-    return model.eval()
+    return unsettled(**SMALL)
 
 
 @pytest.fixture

@@ -7,25 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from test_featherface_v2 import DETAILED, FACTORED, SHARED, unsettled
 from torch import nn
 from torch.nn import functional
 
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.pretrained_v2 import EARLIER_SHAPE
 from featherface.training.standing_norms import keep_statistics
 
 
-def make_student() -> FeatherFaceV2:
-    """A V2 by chance whose statistics are far from those it began with."""
-    torch.manual_seed(0)
-    student = FeatherFaceV2(detail_channels=16).double().train()
+def make_student(**shape: Any) -> FeatherFaceV2:
+    """A V2 by chance whose statistics and factors are far from those it began with."""
+    student = unsettled(**shape or DETAILED).double().train()
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
     return student
 
 
@@ -38,8 +34,9 @@ def gradients(student: FeatherFaceV2, image: torch.Tensor) -> list[torch.Tensor]
     return [*shown, *(p.grad for p in student.parameters() if p.grad is not None)]
 
 
-def test_the_same_is_computed_and_learned() -> None:
-    plain, kept = make_student(), make_student()
+@pytest.mark.parametrize("shape", [EARLIER_SHAPE, FACTORED, DETAILED, SHARED])
+def test_the_same_is_computed_and_learned(shape: dict[str, Any]) -> None:
+    plain, kept = make_student(**shape), make_student(**shape)
     for module in plain.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

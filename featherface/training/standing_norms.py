@@ -23,9 +23,8 @@ def keep_statistics(student: nn.Module) -> None:
     for module in student.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    for block in student.modules():
-        if isinstance(block, nn.Sequential):
-            for convolution, norm in pairwise(block):
+        elif isinstance(module, nn.Sequential):
+            for convolution, norm in pairwise(module):
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     convolution.forward = partial(convolve, convolution, norm)  # type: ignore[method-assign]
                     norm.forward = nn.Identity().forward  # type: ignore[method-assign]
