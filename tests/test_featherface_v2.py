@@ -34,16 +34,24 @@ FACTORED = LIGHT | {
 }
 DETAILED = LIGHT | {"stage3_channels": 24, "detail_channels": 48}
 SHARED = DETAILED | {"stage2_rank": 48, "shared_stem": True}
+TWO_WAYS = LIGHT | {"stage2_rank": 28, "detail_branch": True}
 
 
 @pytest.fixture(
     scope="module",
-    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED],
-    ids=["grouped", "light", "factored", "detailed", "shared"],
+    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS],
+    ids=["grouped", "light", "factored", "detailed", "shared", "two_ways"],
 )
-def model(request: pytest.FixtureRequest) -> FeatherFaceV2:
+def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Those of a V2."""
+    shape: dict[str, Any] = request.param
+    return shape
+
+
+@pytest.fixture(scope="module")
+def model(arguments: dict[str, Any]) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
-    model = unsettled(**request.param)
+    model = unsettled(**arguments)
     model.backbone.stage1[0][1].running_mean.fill_(20.0)
     return model
 
@@ -77,7 +85,8 @@ def test_outputs_have_one_row_an_anchor(model: FeatherFaceV2) -> None:
     assert outputs.logits.shape == (2, anchors)
     assert outputs.box_deltas.shape == (2, anchors, 4)
     assert outputs.landmark_deltas.shape == (2, anchors, 10)
-    assert [x.shape[2:] for x in maps.neck] == [(12, 20), (6, 10), (3, 5)]
+    sizes = [(12, 20), (6, 10), (3, 5)]
+    assert [x.shape[2:] for x in maps.neck] == sizes[-len(model.laterals) :]
 
 
 def test_the_detail_stem_adds_to_stride_8_alone() -> None:
@@ -99,6 +108,29 @@ def test_the_detail_stem_adds_to_stride_8_alone() -> None:
         norm.weight.zero_()
         norm.bias.zero_()
         torch.testing.assert_close(model(image), plain)
+
+
+def test_a_detail_branch_alone_speaks_at_stride_8_and_with_the_context_above() -> None:
+    model = unsettled(**TWO_WAYS)
+    image = torch.rand(1, 3, 96, 128) * 255
+    finest = 12 * 16 * 2
+
+    def changed_by(part: nn.Module) -> list[bool]:
+        """Whether the logits of stride 8 and the others change with what ``part`` makes."""
+        changed = copy.deepcopy(model)
+        hook = changed.get_submodule(name_of[part]).register_forward_hook(lambda *x: 2 * x[2])
+        with torch.no_grad():
+            moved = (changed(image).logits - model(image).logits).abs()[0]
+        hook.remove()
+        return [bool(moved[:finest].any()), bool(moved[finest:].any())]
+
+    name_of = {module: name for name, module in model.named_modules()}
+    assert model.branch is not None
+    assert changed_by(model.branch.towers[0]) == [True, False]
+    assert changed_by(model.branch.towers[1]) == [False, True]
+    assert changed_by(model.context[0]) == [False, True]
+    assert changed_by(model.backbone.stage2) == [False, True]
+    assert changed_by(model.branch.stem) == [True, True]
 
 
 def test_activations_without_a_slope_are_deployed_as_relus() -> None:
@@ -180,12 +212,11 @@ def test_onnx_is_opset_17_with_no_foreign_operator(onnx_file: Path) -> None:
     assert not operators & {"DeformConv", "GridSample", "Loop", "If", "GatherND"}
 
 
-def test_weights_round_trip(model: FeatherFaceV2, tmp_path: Path) -> None:
+def test_weights_round_trip(
+    model: FeatherFaceV2, arguments: dict[str, Any], tmp_path: Path
+) -> None:
     path = tmp_path / "weights.safetensors"
-    width = len(model.backbone.stage3[1][4].weight)
-    narrow = SHARED if model.shared_stem else DETAILED
-    told = json.dumps({256: FACTORED, 80: LIGHT, 24: narrow}.get(width, {}))
-    save_weights(model, path, {"model": "FeatherFaceV2", "arguments": told})
+    save_weights(model, path, {"model": "FeatherFaceV2", "arguments": json.dumps(arguments)})
     again = load_v2(path)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], tensor)

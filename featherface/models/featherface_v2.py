@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import Tensor, nn
 
 from featherface.anchors import STRIDES
 from featherface.models.backbone import MobileNetV1
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
+from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.folded_bifpn import fold_edges
@@ -33,8 +35,11 @@ from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.modules.light_ssh import LightSSH
+from featherface.models.modules.short_bifpn import ShortBiFPN
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
 from featherface.models.outputs import FeatureMaps, HeadOutputs
+
+Detail = Tensor | list[Tensor] | None
 
 
 class FeatherFaceV2(nn.Module):
@@ -67,8 +72,10 @@ class FeatherFaceV2(nn.Module):
         detail_channels: int = 0,
         shared_stem: bool = False,
         negative_slope: float = NEGATIVE_SLOPE,
+        detail_branch: bool = False,
     ) -> None:
         super().__init__()
+        strides = STRIDES[1:] if detail_branch else STRIDES
 
         def lateral(inputs: int, rank: int = 0) -> nn.Sequential:
             return nn.Sequential(pointwise(inputs, channels, rank), nn.BatchNorm2d(channels))
@@ -80,31 +87,37 @@ class FeatherFaceV2(nn.Module):
             stage3_rank=stage3_rank,
             stem_channels=detail_channels if shared_stem else 0,
         )
+        widths = {8: 64, 16: 128, 32: stage3_channels}
         self.laterals = nn.ModuleList(
-            [lateral(64), lateral(128), lateral(stage3_channels, lateral_rank)]
+            lateral(widths[stride], lateral_rank if stride == 32 else 0) for stride in strides
         )
         self.second_laterals = nn.ModuleList(
             lateral(channels) for _ in (STRIDES[1:] if weighted else ())
         )
-        self.fusions = nn.ModuleList(LightBiFPN(channels, weighted) for _ in range(fusions))
+        self.fusions = nn.ModuleList(
+            ShortBiFPN(channels) if detail_branch else LightBiFPN(channels, weighted)
+            for _ in range(fusions)
+        )
         self.attention = nn.ModuleList(
-            CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
+            CBAMLite(channels) if attention else nn.Identity() for _ in strides
         )
         self.context = nn.ModuleList(
             LightSSH(channels, light_ssh, context_rank, negative_slope)
             if light_ssh
             else GroupedSSH(channels, ssh_groups)
-            for _ in STRIDES
+            for _ in strides
         )
-        self.heads = GroupedHeads(channels, None if light_ssh else head_groups)
+        read = (channels, *(2 * channels,) * 2) if detail_branch else (channels,) * 3
+        self.heads = GroupedHeads(read, None if light_ssh else head_groups)
+        self.branch = DetailBranch(channels) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
         self.shared_stem = shared_stem and self.detail is not None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""
-        maps = [x.relu() for x in backbone]
+        maps = [x.relu() for x in backbone[-len(self.laterals) :]]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
+        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[-2:], strict=False)]
         return levels, again
 
     def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
@@ -130,8 +143,13 @@ class FeatherFaceV2(nn.Module):
         """
         return self.behind_backbone(*self.seen(image))
 
-    def seen(self, image: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """The backbone's three maps, and what the detail stem adds if there is one."""
+    def seen(self, image: Tensor) -> tuple[list[Tensor], Detail]:
+        """The backbone's three maps, and what the second way from the image gave if there is one.
+
+        A detail stem gives what it adds at stride 8, a detail branch a map of each stride.
+        """
+        if self.branch is not None:
+            return self.backbone(image), self.branch(image)
         if self.detail is None:
             return self.backbone(image), None
         if self.shared_stem:
@@ -144,14 +162,26 @@ class FeatherFaceV2(nn.Module):
         return self.behind_backbone(self.backbone.behind_first_stage(stride_8))
 
     def behind_backbone(
-        self, backbone: list[Tensor], detail: Tensor | None = None
+        self, backbone: list[Tensor], detail: Detail = None
     ) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same, from the backbone's three maps and the detail stem's."""
-        gated = self.gated(*self.both_laterals(backbone))
+        """The same, from the backbone's three maps and what the second way gave."""
+        levels, again = self.both_laterals(backbone)
+        gated = self.gated(levels, again)
         neck = [x.relu() for x in gated]
-        read = neck if detail is None else [(gated[0] + detail).relu(), *neck[1:]]
+        if isinstance(detail, list):
+            return self.in_two_ways(backbone, neck, detail)
+        read = [(gated[0] + detail).relu(), *neck[1:]] if isinstance(detail, Tensor) else neck
         outputs, towers = self.behind_neck(read)
         return outputs, FeatureMaps(list(backbone), neck, towers)
+
+    def in_two_ways(
+        self, backbone: list[Tensor], neck: list[Tensor], branch: list[Tensor]
+    ) -> tuple[HeadOutputs, FeatureMaps]:
+        """The same with a detail branch, by which alone the heads of stride 8 go."""
+        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
+        both = [torch.cat(pair, 1) for pair in zip(context, branch[1:], strict=True)]
+        outputs = self.heads.predict([branch[0], *both])
+        return outputs, FeatureMaps(list(backbone), neck, context)
 
     def forward(self, image: Tensor) -> HeadOutputs:
         return self.forward_with_features(image)[0]
@@ -161,7 +191,8 @@ class FeatherFaceV2(nn.Module):
         edge weights into those around them; activations without a slope are ReLUs.
         """
         model = copy.deepcopy(self).eval()
-        model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
+        if model.branch is None:
+            model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, ShuffledPointwise):

@@ -23,6 +23,7 @@ EARLIER_SHAPE = {
     "detail_channels": 0,
     "shared_stem": False,
     "negative_slope": NEGATIVE_SLOPE,
+    "detail_branch": False,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

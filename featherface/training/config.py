@@ -25,6 +25,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "detail_channels"): 0,
     ("model", "shared_stem"): False,
     ("model", "negative_slope"): 0.1,
+    ("model", "detail_branch"): False,
     ("start", "grown"): False,
     ("start", "shared_steps"): 0,
     ("start", "factored_crops"): 0,
@@ -39,6 +40,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("loss", "class_largest"): 0.0,
     ("data", "more_shards"): [],
     ("optimiser", "matrix_rate"): 0.0,
+    ("optimiser", "branch_rate"): 1.0,
     ("data", "crop", "masks"): 0.0,
 }
 
@@ -76,6 +78,9 @@ class ModelConfig(Section):
     )
     negative_slope: float = Field(
         0.1, ge=0, description="of the activations; 0 is a ReLU, which runtimes compute faster"
+    )
+    detail_branch: bool = Field(
+        False, description="a second way from the image to strides 8 and 16; the neck then has no 8"
     )
 
     @model_validator(mode="after")
@@ -262,6 +267,7 @@ class OptimiserConfig(Section):
     backbone_rate: float = Field(
         1.0, gt=0, description="the backbone's learning rate as a share of the others'"
     )
+    branch_rate: float = Field(1.0, gt=0, description="the same of the detail branch")
     matrix_rate: float = Field(
         0.0, ge=0, description="Muon's rate for 1x1 kernels, of AdamW's; 0: AdamW for all"
     )

@@ -58,9 +58,11 @@ class Learner(nn.Module):
             taught = self.ask_teacher(image, maps=True)[1]
             if taught is not None:
                 with torch.no_grad():
-                    ours = compared_maps(student.eval().forward_with_features(image)[1])
+                    shown = student.eval().forward_with_features(image)[1]
+                levels = len(shown.neck)
                 self.adapters = FeatureAdapters(
-                    [x.shape[1] for x in ours], [x.shape[1] for x in compared_maps(taught)]
+                    [x.shape[1] for x in compared_maps(shown, levels)],
+                    [x.shape[1] for x in compared_maps(taught, levels)],
                 )
 
     def forward(
@@ -123,12 +125,16 @@ class Learner(nn.Module):
                 ).items():
                     terms[name] = weights.outputs * value
             if is_asked(weights.features) and taught_maps is not None:
+                levels = len(maps.neck)
                 if self.adapters is not None:
-                    distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
+                    distance = self.adapters(
+                        compared_maps(maps, levels), compared_maps(taught_maps, levels)
+                    )
                 else:
                     detail = has_detail(self.student) and not self.teacher_has_detail
-                    ours, theirs = twin_maps(maps, detail), twin_maps(taught_maps, detail)
-                    distance = twin_distance(ours, theirs)
+                    distance = twin_distance(
+                        twin_maps(maps, detail, levels), twin_maps(taught_maps, detail, levels)
+                    )
                 terms["features"] = weights.features * (config.distillation.features * distance)
         return terms
 

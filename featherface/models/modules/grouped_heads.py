@@ -11,6 +11,7 @@ because their statistics differ (SCRFD, Guo et al., ICLR 2022, shares its heads 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,13 @@ VALUES = (1, 4, 10)
 class GroupedHeads(nn.Module):
     """Maps ``[B, C, H/s, W/s]`` at strides 8, 16, 32 to ``HeadOutputs`` over all anchors.
 
-    ``groups`` are those of the tower; None for no tower.
+    ``read`` are the channels ``C`` of each level. ``groups`` are those of the tower, for which they
+    have to be the same; None for no tower.
     """
 
-    def __init__(self, channels: int, groups: int | None, face_prior: float = 0.01) -> None:
+    def __init__(self, read: Sequence[int], groups: int | None, face_prior: float = 0.01) -> None:
         super().__init__()
+        channels = read[0]
         self.depthwise: nn.Module | None = None
         self.tower = nn.ModuleList()
         if groups is not None:
@@ -40,7 +43,7 @@ class GroupedHeads(nn.Module):
             for level in levels[1:]:
                 level.conv = levels[0].conv  # one set of weights, a batch normalisation a level
             self.tower.extend(levels)
-        predictors = [nn.Conv2d(channels, ANCHORS_PER_CELL * sum(VALUES), 1) for _ in STRIDES]
+        predictors = [nn.Conv2d(inputs, ANCHORS_PER_CELL * sum(VALUES), 1) for inputs in read]
         for predictor in predictors:
             start = torch.zeros(predictor.out_channels)
             start[:ANCHORS_PER_CELL] = -math.log(1 / face_prior - 1)
