@@ -85,8 +85,8 @@ def test_outputs_have_one_row_an_anchor(model: FeatherFaceV2) -> None:
     assert outputs.logits.shape == (2, anchors)
     assert outputs.box_deltas.shape == (2, anchors, 4)
     assert outputs.landmark_deltas.shape == (2, anchors, 10)
-    sizes = [(12, 20), (6, 10), (3, 5)]
-    assert [x.shape[2:] for x in maps.neck] == sizes[-len(model.laterals) :]
+    for levels in maps:
+        assert [x.shape[2:] for x in levels] == [(12, 20), (6, 10), (3, 5)]
 
 
 def test_the_detail_stem_adds_to_stride_8_alone() -> None:

@@ -12,7 +12,8 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "stem", "fusion", "heads"]
+Kind = Literal["stages", "levels", "stem", "branch", "fusion", "heads"]
+ALL_LEVELS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class Part:
         note: one line of what it does.
         parameters: learned values, those shared with an earlier part not counted again.
         kind: how it lies over the strides: backbone stages, one copy a stride, a way from the
-            image to stride 8, fusion across strides, or one set of weights for all of them.
+            image to stride 8 or to the heads, fusion across strides, or one set of weights for all
+            of them.
         cells: a text for each stride 8, 16, 32.
+        levels: those of the three that it has.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Part:
     parameters: int
     kind: Kind
     cells: tuple[str, str, str]
+    levels: tuple[int, ...] = ALL_LEVELS
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -60,22 +64,24 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, detail stem if any, light SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, second way if any, light SSH, grouped heads."""
     count = parameters_by_part(model)
     width = model.heads.predictors[0].in_channels
+    levels = ALL_LEVELS[-model.twin_levels :]
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
     channels = [
         next(m.in_channels for m in lateral.modules() if isinstance(m, nn.Conv2d))
         for lateral in model.laterals
     ]
     return [
-        backbone_part(count["backbone"], channels),
+        backbone_part(count["backbone"], [64, 128, channels[-1]]),
         Part(
             "Laterals",
             "1×1 convolutions",
             count["laterals"] + count["second_laterals"],
             "levels",
-            _cells(f"{n} → {width}" for n in channels),
+            _cells([*[""] * levels[0], *(f"{n} → {width}" for n in channels)]),
+            levels,
         ),
         Part(
             f"Light BiFPN ×{len(model.fusions)}",
@@ -83,6 +89,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["fusions"],
             "fusion",
             _same(""),
+            levels,
         ),
         Part(
             "CBAM-lite",
@@ -90,6 +97,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["attention"],
             "levels",
             _same("channel\n× spatial gate"),
+            levels,
         ),
         *detail_part(model, count),
         Part(
@@ -98,6 +106,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["context"],
             "levels",
             _same(light_cells(model) if light else "3×3 5×5 7×7\ngrouped"),
+            levels,
         ),
         Part(
             "Grouped heads",
@@ -110,10 +119,22 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
 
 
 def detail_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
-    """The detail stem, where there is one: its channels at strides 2, 4 and 8.
+    """The detail stem or branch, where there is one: its channels at strides 2, 4 and 8.
 
-    Of one that the backbone shares, those up to stride 4 stand in the second cell.
+    Of a stem that the backbone shares, those up to stride 4 stand in the second cell.
     """
+    if model.branch is not None:
+        widths = [m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)]
+        cell = f"separable, {widths[0]} channels at stride 2, {widths[-1]} from stride 4 to 32"
+        return [
+            Part(
+                "Detail branch",
+                "a second way from the image, for small faces",
+                count["branch"],
+                "branch",
+                _cells((cell, "", "")),
+            )
+        ]
     if model.detail is None:
         return []
     widths = [m.out_channels for m in model.detail.modules() if isinstance(m, nn.Conv2d)]

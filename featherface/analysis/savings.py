@@ -15,6 +15,7 @@ TWINS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("light BiFPN, laterals", ("fusions",), ("laterals", "second_laterals", "fusions")),
     ("CBAM-lite", ("backbone_attention", "neck_attention"), ("attention",)),
     ("detail stem", (), ("detail",)),
+    ("detail branch", (), ("branch",)),
     ("light SSH", ("context", "shuffle"), ("context",)),
     ("grouped heads", ("heads",), ("heads",)),
     (BETWEEN, (BETWEEN,), (BETWEEN,)),

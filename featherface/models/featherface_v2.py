@@ -146,10 +146,10 @@ class FeatherFaceV2(nn.Module):
     def seen(self, image: Tensor) -> tuple[list[Tensor], Detail]:
         """The backbone's three maps, and what the second way from the image gave if there is one.
 
-        A detail stem gives what it adds at stride 8, a detail branch a map of each stride.
+        A detail stem gives what it adds at stride 8, a detail branch the maps of its neck.
         """
         if self.branch is not None:
-            return self.backbone(image), self.branch(image)
+            return self.backbone(image), self.branch.levels(image)
         if self.detail is None:
             return self.backbone(image), None
         if self.shared_stem:
@@ -177,11 +177,21 @@ class FeatherFaceV2(nn.Module):
     def in_two_ways(
         self, backbone: list[Tensor], neck: list[Tensor], branch: list[Tensor]
     ) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same with a detail branch, by which alone the heads of stride 8 go."""
+        """The same with a detail branch, by which alone the heads of stride 8 go.
+
+        Of the maps, those of stride 8 are the branch's, the others the neck's and the context's.
+        """
+        assert self.branch is not None
         context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
-        both = [torch.cat(pair, 1) for pair in zip(context, branch[1:], strict=True)]
-        outputs = self.heads.predict([branch[0], *both])
-        return outputs, FeatureMaps(list(backbone), neck, context)
+        towers = [tower(x) for tower, x in zip(self.branch.towers, branch, strict=True)]
+        both = [torch.cat(pair, 1) for pair in zip(context, towers[1:], strict=True)]
+        maps = FeatureMaps(list(backbone), [branch[0], *neck], [towers[0], *context])
+        return self.heads.predict([towers[0], *both]), maps
+
+    @property
+    def twin_levels(self) -> int:
+        """How many of the last strides have a neck and a context that V1's maps can teach."""
+        return len(self.laterals)
 
     def forward(self, image: Tensor) -> HeadOutputs:
         return self.forward_with_features(image)[0]

@@ -27,6 +27,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "negative_slope"): 0.1,
     ("model", "detail_branch"): False,
     ("start", "grown"): False,
+    ("start", "frozen_branch"): False,
     ("start", "shared_steps"): 0,
     ("start", "factored_crops"): 0,
     ("start", "factored_steps"): 0,
@@ -156,6 +157,9 @@ class StartConfig(Section):
     detail_teachers: list[MapTeacherConfig] = []
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"
+    )
+    frozen_branch: bool = Field(
+        False, description="the detail branch is kept up to stride 4, where its maps are largest"
     )
     frozen_statistics: bool = Field(
         False, description="batch normalisations learn by the statistics that inference uses"

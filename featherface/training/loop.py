@@ -74,7 +74,7 @@ def train(
     fabric.seed_everything(config.seed, verbose=False)
     student = student if student is not None else build_student(config)
     teacher = open_teacher(config, on_cpu=fabric.device.type == "cpu")
-    freeze(student, config.start.frozen_blocks)
+    freeze(student, config.start)
     learner = Learner(student, config, teacher)
     if isinstance(teacher, nn.Module):
         teacher.to(fabric.device)
@@ -137,7 +137,7 @@ def train(
     checked = done
     with RunLog(config.folder, images, seen, fabric.is_global_zero) as log:
         learner.train()
-        freeze(student, config.start.frozen_blocks)
+        freeze(student, config.start)
         if config.start.frozen_statistics:
             keep_statistics(student)
         for step, batch in enumerate(loader, start=done):

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
+from torch import nn
 
 from featherface.data.labelled_photo import Photos
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import load_mean_v2, load_v2
 from featherface.models.weight_files import load_mean_weights
-from featherface.training.config import RunConfig
+from featherface.training.config import RunConfig, StartConfig
 from featherface.training.context_start import fit_context
 from featherface.training.detail_start import fit_detail
 from featherface.training.factored_start import start_factored
@@ -79,8 +80,12 @@ def has_stem(weights: list[Path]) -> bool:
     return bool(weights) and load_v2(weights[0]).detail is not None
 
 
-def freeze(student: FeatherFaceV2 | BaselineV1, blocks: int) -> None:
+def freeze(student: FeatherFaceV2 | BaselineV1, start: StartConfig) -> None:
     """Keep the first blocks as they are: the largest maps cost the most and change the least."""
     backbone = student.backbone
-    for block in [*backbone.stage1, *backbone.stage2, *backbone.stage3][:blocks]:
+    kept: list[nn.Module] = [*backbone.stage1, *backbone.stage2, *backbone.stage3]
+    kept = kept[: start.frozen_blocks]
+    if start.frozen_branch and isinstance(student, FeatherFaceV2) and student.branch is not None:
+        kept += [student.branch.stem, student.branch.stage_4]
+    for block in kept:
         block.eval().requires_grad_(False)

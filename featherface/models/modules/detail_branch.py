@@ -30,7 +30,10 @@ class MixedDepthwise(nn.Sequential):
 
 
 class DetailBranch(nn.Module):
-    """Image ``[B, 3, H, W]`` to maps ``[B, C, H / s, W / s]`` of strides 8, 16 and 32."""
+    """Image ``[B, 3, H, W]`` to maps ``[B, C, H / s, W / s]`` of strides 8, 16 and 32.
+
+    :meth:`levels` makes them; ``towers`` make of each what the heads read.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,7 +51,8 @@ class DetailBranch(nn.Module):
         self.neck = nn.ModuleList(MixedDepthwise(channels, channels) for _ in STRIDES)
         self.towers = nn.ModuleList(MixedDepthwise(channels, channels) for _ in STRIDES)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The maps of its neck, which goes down from stride 32."""
         x = self.stage_4(halved(self.stem(image)))
         maps = []
         for stage in self.stages:
@@ -57,7 +61,7 @@ class DetailBranch(nn.Module):
         levels: list[Tensor] = []
         for x, node in zip(reversed(maps), reversed(self.neck), strict=True):
             levels.append(node(x + upsample(levels[-1]) if levels else x))
-        return [tower(x) for tower, x in zip(self.towers, reversed(levels), strict=True)]
+        return levels[::-1]
 
 
 def two_blocks(channels: int) -> nn.Sequential:
