@@ -101,8 +101,7 @@ def compare_twins(v1: BaselineV1, v2: FeatherFaceV2, image: Image, side: int = 6
     ]
     fused_first, fused_second = _fusions(v1, side), _fusions(v2, side)
     twins.insert(0, _twin("laterals and fusion", fused_first, fused_second))
-    read = [p.in_channels for p in v2.heads.predictors]
-    towers = [torch.zeros(1, n, *x.shape[2:]) for n, x in zip(read, maps, strict=True)]
+    towers = [torch.zeros(1, n, *x.shape[2:]) for n, x in zip(v2.heads.read, maps, strict=True)]
     heads = [(v1.heads, maps), (v2.heads, towers)]
     twins.append(_twin("heads", *((_parameters([h]), multiply_adds(h, x)) for h, x in heads)))
     return twins

@@ -35,6 +35,10 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("start", "detail_crops"): 0,
     ("start", "detail_passes"): [6, 16, 8],
     ("start", "detail_teachers"): [],
+    ("start", "shortened"): 0,
+    ("start", "branch_crops"): 0,
+    ("start", "branch_passes"): [2, 2, 4],
+    ("start", "branch_teacher"): None,
     ("loss", "quality"): 0.0,
     ("loss", "quality_full"): 1.0,
     ("loss", "quality_largest"): 0.0,
@@ -155,6 +159,21 @@ class StartConfig(Section):
         "the stem with the labels",
     )
     detail_teachers: list[MapTeacherConfig] = []
+    shortened: int = Field(
+        0,
+        ge=0,
+        description="``weights`` are of a V2 with a neck at stride 8; so many steps without it "
+        "bring what is left near V1's maps again",
+    )
+    branch_crops: int = Field(
+        0,
+        ge=0,
+        description="crops by which the detail branch learns ``branch_teacher``'s maps and labels",
+    )
+    branch_passes: tuple[int, int, int] = Field(
+        (2, 2, 4), description="how often its units, the whole and its heads see them"
+    )
+    branch_teacher: MapTeacherConfig | None = None
     frozen_blocks: int = Field(
         0, ge=0, le=14, description="first blocks of the backbone to keep: 6, 6 and 2 a stage"
     )

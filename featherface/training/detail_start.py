@@ -222,19 +222,23 @@ def answered_batches(
 
 def some_crops(batch: Answered, count: int, order: np.random.Generator) -> Answered:
     """At most ``count`` crops of a batch."""
-    labels = batch.labels
     chosen = np.sort(order.permutation(len(batch.neck))[:count])
+    labels = chosen_crops(batch.labels, chosen)
+    return Answered(labels, batch.neck[chosen], batch.shown[chosen])
+
+
+def chosen_crops(labels: Batch, chosen: np.ndarray) -> Batch:
+    """The crops of these numbers."""
     faces = [torch.nonzero(labels.crops == int(crop)).flatten() for crop in chosen]
     kept = torch.cat(faces)
     numbers = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(x) for x in faces]))
-    few = Batch(
+    return Batch(
         labels.images[chosen],
         labels.boxes[kept],
         labels.scores[kept],
         labels.landmarks[kept],
         numbers.to(labels.crops.device),
     )
-    return Answered(few, batch.neck[chosen], batch.shown[chosen])
 
 
 def pixels_of(crops: Answered) -> Tensor:

@@ -14,6 +14,7 @@ from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import load_mean_v2, load_v2
 from featherface.models.weight_files import load_mean_weights
+from featherface.training.branch_start import fit_branch
 from featherface.training.config import RunConfig, StartConfig
 from featherface.training.context_start import fit_context
 from featherface.training.detail_start import fit_detail
@@ -21,6 +22,7 @@ from featherface.training.factored_start import start_factored
 from featherface.training.grown_start import grow
 from featherface.training.learner import Learner
 from featherface.training.shared_start import start_shared
+from featherface.training.shortened_start import start_shortened
 from featherface.training.twin_start import fit_twin
 from featherface.training.warm_start import warm_start_from_imagenet, warm_start_from_v1
 
@@ -29,7 +31,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     """V2 with the first weights that the configuration asks for."""
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
-    if start.factored_crops or start.shared_steps:
+    if start.factored_crops or start.shared_steps or start.shortened:
         return model  # fitted to other weights when there are crops
     if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
@@ -67,6 +69,10 @@ def fit_first_weights(
         joined = start_factored(fabric, student, config, store, indices, report)
     if start.shared_steps:
         start_shared(fabric, student, config, store, indices, report)
+    if start.shortened:
+        start_shortened(fabric, learner, store, indices, report)
+    if start.branch_crops:
+        fit_branch(fabric, learner, store, indices, report)
     if start.context_crops:
         fit_context(student.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:

@@ -32,7 +32,7 @@ class GroupedHeads(nn.Module):
 
     def __init__(self, read: Sequence[int], groups: int | None, face_prior: float = 0.01) -> None:
         super().__init__()
-        channels = read[0]
+        self.read, channels = tuple(read), read[0]
         self.depthwise: nn.Module | None = None
         self.tower = nn.ModuleList()
         if groups is not None:

@@ -1,0 +1,330 @@
+"""The detail branch's first weights: another detector's maps, then labels.
+
+The branch has YuNet's shape, so what each of its units makes can be learned by itself, from the
+teacher's own input to that unit: a problem of one layer that has an exact answer (FitNets, Romero
+et al., ICLR 2015, at every layer). From crops that are kept:
+
+1. every unit learns alone, its inputs whitened and its outputs in units of their deviation;
+2. the branch as a whole learns to make the same maps from the image;
+3. its neck, its towers and predictors of its own learn from the labels.
+
+The heads then say the mean of what both ways say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional
+
+from featherface.anchors import STRIDES
+from featherface.data.dataset import Batch
+from featherface.data.labelled_photo import Photos
+from featherface.errors import ConfigError
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.detail_branch import DetailBranch, MixedDepthwise, halved
+from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
+from featherface.models.modules.light_bifpn import upsample
+from featherface.training.batches import make_loader
+from featherface.training.detail_start import chosen_crops
+from featherface.training.learner import Learner
+from featherface.training.losses import label_losses
+from featherface.training.map_teacher import MapTeacher
+from featherface.training.matrix_steps import MatrixSteps, Part
+from featherface.training.short_run import learn
+
+UNIT_CROPS, WHOLE_CROPS, LABELLED_CROPS = 2, 2, 4  # of a step
+UNIT_RATE, WHOLE_RATE, LABELS_RATE = 3e-3, 1e-4, 6e-4
+NECKS_SHARE, PREDICTORS_SHARE = 0.5, 4.0  # while labels teach
+FIRST_CROPS = 48  # from which inputs and outputs are measured
+FIRST_BATCHES = 4
+LEAST_VARIANCE = 0.003  # of a channel, as a share of its map's mean one
+LEAST_EIGENVALUE = 1e-6  # of the inputs' second moments, as a share of the largest
+
+
+def fit_branch(
+    fabric: Fabric,
+    learner: Learner,
+    store: Photos,
+    indices: np.ndarray,
+    report: Callable[[str], None],
+) -> None:
+    """Teach the detail branch of ``learner``'s student, in place, by ``start.branch_crops`` crops.
+
+    ``start.branch_teacher`` names the maps that the teacher's units make, in the order of
+    :func:`units_of`. Crops are seen ``start.branch_passes`` times by the units, the whole and with
+    the labels.
+
+    Raises:
+        ConfigError: the student has no detail branch, or the teacher other maps than its units.
+        WeightsError: the teacher's file cannot be read.
+    """
+    config, student, start = learner.config, learner.student, learner.config.start
+    if not isinstance(student, FeatherFaceV2) or student.branch is None:
+        raise ConfigError("start.branch_crops: needs model.detail_branch: true")
+    if start.branch_teacher is None:
+        raise ConfigError("start.branch_crops: needs start.branch_teacher, whose maps are learned")
+    branch = student.branch
+    units = units_of(branch)
+    if len(start.branch_teacher.maps) != len(units):
+        raise ConfigError(
+            f"start.branch_teacher: {len(start.branch_teacher.maps)} maps for {len(units)} units"
+        )
+    teacher = MapTeacher(start.branch_teacher)
+    seen = crops_to_keep(fabric, learner, store, indices)
+    learned_before = {p: p.requires_grad for p in student.parameters()}
+    student.eval().requires_grad_(False)
+    order = np.random.default_rng((config.seed, fabric.global_rank))
+
+    def run(
+        name: str,
+        passed: int,
+        count: int,
+        rate: float,
+        optimiser: MatrixSteps,
+        loss_of: Callable[[Batch], Tensor],
+    ) -> None:
+        """Passes by ``count`` crops."""
+        steps = passed * sum(-(-len(one.images) // count) for one in seen)
+        if not steps:
+            return
+
+        def loss_at(_: int) -> Tensor:
+            batch = seen[order.integers(len(seen))]
+            return loss_of(
+                chosen_crops(batch, np.sort(order.permutation(len(batch.images))[:count]))
+            )
+
+        first, last = learn(fabric, optimiser, steps, loss_at, rate, config.optimiser.clip_norm)
+        report(f"{name}: {steps:,} steps, loss {first:.3f} to {last:.3f}")
+
+    # 1. Every unit alone.
+    images = torch.cat([pixels_of(x) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
+    shown = teacher(images)
+    deviations = [deviation_of(x) for x in shown]
+    learning = nn.ModuleList(
+        WhitenedUnit(x, deviation, unit)
+        for x, deviation, unit in zip(inputs_of(images, shown), deviations, units, strict=True)
+    )
+
+    def units_loss(batch: Batch) -> Tensor:
+        """How far each unit is from its teacher's, in units of the outputs' deviation."""
+        images = pixels_of(batch)
+        shown = teacher(images)
+        inputs = inputs_of(images, shown)
+        losses = [
+            (unit(x) - y / deviation).square().mean()
+            for unit, x, y, deviation in zip(learning, inputs, shown, deviations, strict=True)
+        ]
+        return torch.stack(losses).mean()
+
+    of_units = MatrixSteps([Part(1.0, list(learning.parameters()))])
+    run("Units", start.branch_passes[0], UNIT_CROPS, UNIT_RATE, of_units, units_loss)
+    for unit, learned in zip(units, learning, strict=True):
+        assert isinstance(learned, WhitenedUnit)
+        learned.write_to(unit)
+
+    # 2. The branch as a whole.
+    branch.requires_grad_(True)
+
+    def whole_loss(batch: Batch) -> Tensor:
+        """How far the maps are that the branch makes from the image."""
+        images = pixels_of(batch)
+        losses = [
+            ((x - y) / deviation).square().mean()
+            for x, y, deviation in zip(
+                maps_of(branch, images), teacher(images), deviations, strict=True
+            )
+        ]
+        return torch.stack(losses).mean()
+
+    of_whole = MatrixSteps([Part(1.0, list(branch.parameters()))])
+    run("Branch", start.branch_passes[1], WHOLE_CROPS, WHOLE_RATE, of_whole, whole_loss)
+
+    # 3. Labels, for all behind the stages.
+    branch.requires_grad_(False)
+    behind = [*branch.neck.parameters(), *branch.towers.parameters()]
+    for value in behind:
+        value.requires_grad_(True)
+    heads = GroupedHeads([student.heads.read[0]] * len(STRIDES), None).to(images.device)
+    predictors = list(heads.parameters())
+
+    def labels_loss(batch: Batch) -> Tensor:
+        """The labels' losses of what the branch says alone."""
+        levels = branch.levels(pixels_of(batch))
+        towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
+        outputs = outputs_of([p(x) for p, x in zip(heads.predictors, towers, strict=True)])
+        terms = label_losses(
+            outputs,
+            learner.anchors_of(batch.images),
+            learner.match(batch, outputs),
+            config.loss,
+        )
+        return torch.stack(list(terms.values())).sum()
+
+    of_labels = MatrixSteps(
+        [Part(NECKS_SHARE, behind), Part(PREDICTORS_SHARE, predictors)], predictors
+    )
+    run(
+        "Branch by labels",
+        start.branch_passes[2],
+        LABELLED_CROPS,
+        LABELS_RATE,
+        of_labels,
+        labels_loss,
+    )
+    let_both_speak(student, heads)
+    student.requires_grad_(False)
+    for parameter, learns in learned_before.items():
+        parameter.requires_grad_(learns)
+
+
+def units_of(branch: DetailBranch) -> list[nn.Sequential]:
+    """Its units in the order of the data, the neck from stride 32 down, the towers up from 8."""
+    convolution, activation, _ = branch.stem
+    found = [nn.Sequential(convolution, activation)]
+    for part in (branch.stem, branch.stage_4, branch.stages):
+        found += [x for x in part.modules() if isinstance(x, MixedDepthwise)]
+    necks = [x for x in branch.neck if isinstance(x, MixedDepthwise)]
+    return [*found, *necks[::-1], *(x for x in branch.towers if isinstance(x, MixedDepthwise))]
+
+
+def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """What each of the units reads if those before it made ``maps``."""
+    stem, unit, *stage_4 = maps[:6]
+    stages, necks, _ = maps[6:12], maps[12:15], maps[15:]
+    ends = stages[1::2]
+    down = [
+        one
+        for before, (first, _) in zip(
+            [stage_4[-1], *ends[:-1]], zip(stages[::2], ends, strict=True), strict=True
+        )
+        for one in (halved(before), first)
+    ]
+    levels = [ends[2], *(x + upsample(y) for x, y in zip(ends[1::-1], necks, strict=False))]
+    return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, *necks[::-1]]
+
+
+def maps_of(branch: DetailBranch, image: Tensor) -> list[Tensor]:
+    """What each of its units makes of an image."""
+    made: dict[int, Tensor] = {}
+    inner = units_of(branch)[1:]
+
+    def keep(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        made[id(module)] = output
+
+    hooks = [unit.register_forward_hook(keep) for unit in inner]
+    # The stem's convolution and its ReLU are no module of their own.
+    hooks.append(branch.stem[1].register_forward_hook(keep))
+    levels = branch.levels(image)
+    for tower, x in zip(branch.towers, levels, strict=True):
+        tower(x)
+    for hook in hooks:
+        hook.remove()
+    return [made[id(branch.stem[1])], *(made[id(unit)] for unit in inner)]
+
+
+class WhitenedUnit(nn.Module):
+    """A unit of the branch that learns in the best coordinates of its inputs and outputs.
+
+    Its 1x1 or first convolution reads whitened inputs, and it makes what the unit is to make over
+    the ``deviation`` ``[C, 1, 1]`` of that.
+    """
+
+    def __init__(self, inputs: Tensor, deviation: Tensor, unit: nn.Sequential) -> None:
+        super().__init__()
+        first = unit[0]
+        assert isinstance(first, nn.Conv2d)
+        self.kernel_size, self.stride = first.kernel_size, first.stride
+        self.padding = first.kernel_size[0] // 2
+        rows = functional.unfold(
+            inputs, self.kernel_size, padding=self.padding, stride=max(2, *self.stride)
+        )
+        rows = rows.transpose(1, 2).flatten(0, 1)
+        values, vectors = torch.linalg.eigh((rows.T @ rows / len(rows)).double())
+        least = LEAST_EIGENVALUE * float(values[-1])
+        white = (vectors * values.clamp_min(least).rsqrt()) @ vectors.T
+        self.register_buffer("white", white.float())
+        self.register_buffer("deviation", deviation)
+        count, width = len(deviation), rows.shape[1]
+        self.kernel = nn.Parameter(torch.randn(count, width, 1, 1, device=rows.device) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(count, device=rows.device))
+        self.depthwise: nn.Conv2d | None = None
+        if isinstance(unit, MixedDepthwise):
+            depthwise = nn.Conv2d(count, count, 3, padding=1, groups=count).to(rows.device)
+            nn.init.normal_(depthwise.weight, std=0.1)
+            depthwise.weight.data[:, :, 1, 1] += 0.7
+            self.depthwise = depthwise
+
+    def first_kernel(self) -> Tensor:
+        """That of the first convolution on inputs as they are."""
+        white = self.white
+        assert isinstance(white, Tensor)
+        flat = self.kernel.flatten(1) @ white
+        return flat.view(len(flat), -1, *self.kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.conv2d(x, self.first_kernel(), self.bias, self.stride, self.padding)
+        return (x if self.depthwise is None else self.depthwise(x)).relu()
+
+    @torch.no_grad()
+    def write_to(self, unit: nn.Sequential) -> None:
+        """Give ``unit`` what was learned."""
+        deviation = self.deviation
+        assert isinstance(deviation, Tensor)
+        scale = deviation.flatten()
+        first, last = unit[0], unit[0] if self.depthwise is None else unit[1]
+        assert isinstance(first, nn.Conv2d)
+        assert isinstance(last, nn.Conv2d)
+        first.weight.copy_(self.first_kernel())
+        first.bias.copy_(self.bias)  # type: ignore[union-attr]
+        if self.depthwise is not None:
+            last.weight.copy_(self.depthwise.weight)
+            last.bias.copy_(self.depthwise.bias)  # type: ignore[union-attr, arg-type]
+        last.weight.mul_(scale[:, None, None, None])
+        last.bias.mul_(scale)  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def let_both_speak(student: FeatherFaceV2, heads: GroupedHeads) -> None:
+    """The branch's ``heads`` alone at stride 8; at 16 and 32 the mean of theirs and the other's.
+
+    What the student's predictors read first is the other way's.
+    """
+    own, *others = student.heads.predictors
+    own.load_state_dict(heads.predictors[0].state_dict())
+    for both, alone in zip(others, list(heads.predictors)[1:], strict=True):
+        assert isinstance(both, nn.Conv2d)
+        assert isinstance(alone, nn.Conv2d)
+        width = alone.in_channels
+        both.weight[:, :-width] /= 2
+        both.weight[:, -width:] = alone.weight / 2
+        both.bias.copy_((both.bias + alone.bias) / 2)  # type: ignore[union-attr, operator]
+
+
+@torch.no_grad()
+def crops_to_keep(
+    fabric: Fabric, learner: Learner, store: Photos, indices: np.ndarray
+) -> list[Batch]:
+    """This process's share of the crops, none of which is the run's own."""
+    config = learner.config
+    kind = config.model_copy(update={"images": config.start.branch_crops, "seed": config.seed + 3})
+    loader = make_loader(
+        kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
+    )
+    return [batch.to(fabric.device) for batch in loader]
+
+
+def deviation_of(x: Tensor) -> Tensor:
+    """``[C, 1, 1]`` of the channels of ``[B, C, H, W]``, none far below the others'."""
+    variance = x.var((0, 2, 3))
+    return variance.clamp_min(LEAST_VARIANCE * float(variance.mean())).sqrt()[:, None, None]
+
+
+def pixels_of(batch: Batch) -> Tensor:
+    """The images as the networks take them."""
+    return batch.images.float().contiguous(memory_format=torch.channels_last)

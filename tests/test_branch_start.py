@@ -1,0 +1,257 @@
+"""A V2 in two ways: shortened from one that has one, its branch taught by another detector."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from test_featherface_v2 import LIGHT, TWO_WAYS, unsettled
+from test_training_loop import make_small_run
+from torch import Tensor, nn
+
+from featherface.data.shards import PhotoStore
+from featherface.errors import ConfigError
+from featherface.models.featherface_v1 import FeatherFaceV1
+from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.detail_branch import DetailBranch
+from featherface.models.modules.grouped_heads import GroupedHeads
+from featherface.models.weight_files import save_weights
+from featherface.training import shortened_start
+from featherface.training.branch_start import (
+    WhitenedUnit,
+    deviation_of,
+    fit_branch,
+    inputs_of,
+    let_both_speak,
+    maps_of,
+    units_of,
+)
+from featherface.training.config import RunConfig
+from featherface.training.learner import Learner
+from featherface.training.optimisers import make_optimisers
+from featherface.training.shortened_start import shorten, start_shortened
+from featherface.training.student import build_student, freeze
+
+UNITS = 18
+
+
+class AllMaps(nn.Module):
+    """What each unit of a branch makes, as the file of a network shows it."""
+
+    def __init__(self, branch: DetailBranch) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return tuple(maps_of(self.branch, image / 64))
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DetailBranch]:
+    """A network of the branch's shape, in a file and as it is."""
+    torch.manual_seed(3)
+    branch = DetailBranch(16).eval()
+    for module in branch.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)  # so that the last maps are no constants
+    path = tmp_path_factory.mktemp("peer") / "peer.onnx"
+    names = [f"map_{n}" for n in range(UNITS)]
+    size = {2: "height", 3: "width"}
+    torch.onnx.export(
+        AllMaps(branch),
+        (torch.zeros(1, 3, 64, 64),),
+        str(path),
+        input_names=["image"],
+        output_names=names,
+        dynamic_axes={"image": size} | {name: {2: f"{name}h", 3: f"{name}w"} for name in names},
+        opset_version=17,
+        dynamo=False,
+    )
+    return path, branch
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory, peer: tuple[Path, DetailBranch]) -> RunConfig:
+    return make_small_run(
+        tmp_path_factory.mktemp("data"),
+        sides=(64,),
+        model={"detail_branch": True, "channels": 16},
+        loss={"matching": "compensated"},
+        start={
+            "branch_crops": 64,
+            "branch_passes": [12, 3, 1],
+            "branch_teacher": {
+                "path": peer[0],
+                "maps": [f"map_{n}" for n in range(UNITS)],
+            },
+        },
+    )
+
+
+def test_units_their_inputs_and_their_maps_agree() -> None:
+    torch.manual_seed(0)
+    branch = DetailBranch(24).eval()
+    image = torch.rand(2, 3, 96, 64) * 255
+    with torch.no_grad():
+        maps = maps_of(branch, image)
+        units, inputs = units_of(branch), inputs_of(image, maps)
+        assert len(units) == len(inputs) == len(maps) == UNITS
+        for unit, x, y in zip(units, inputs, maps, strict=True):
+            torch.testing.assert_close(unit(x), y)
+        for made, level in zip(maps[14:11:-1], branch.levels(image), strict=True):
+            torch.testing.assert_close(made, level)
+    assert {id(p) for unit in units for p in unit.parameters()} == {
+        id(p) for p in branch.parameters()
+    }
+
+
+@pytest.mark.parametrize("place", [0, 1, 3, 17])
+def test_a_unit_is_given_what_was_learned_in_other_coordinates(place: int) -> None:
+    torch.manual_seed(0)
+    branch = DetailBranch(24).eval()
+    image = torch.rand(2, 3, 96, 64) * 255
+    with torch.no_grad():
+        maps = maps_of(branch, image)
+        x, unit = inputs_of(image, maps)[place], units_of(branch)[place]
+        learned = WhitenedUnit(x, deviation_of(maps[place]), unit)
+        learned.write_to(unit)
+        made = learned(x) * deviation_of(maps[place])
+        torch.testing.assert_close(unit(x), made, rtol=1e-3, atol=1e-3 * float(made.abs().max()))
+
+
+def test_the_branch_comes_near_a_teacher_of_its_shape(
+    config: RunConfig, peer: tuple[Path, DetailBranch]
+) -> None:
+    store = PhotoStore(config.data.shards, config.data.cache)
+    torch.manual_seed(0)
+    student = FeatherFaceV2(**config.model.model_dump())
+    assert student.branch is not None
+    image = torch.from_numpy(np.ascontiguousarray(store[0].image[:64, :64])).permute(2, 0, 1)[None]
+    image = image.float()
+
+    def distances() -> float:
+        """How far each unit is from its teacher's on the same inputs, the median."""
+        assert student.branch is not None
+        with torch.no_grad():
+            wanted = maps_of(peer[1], image / 64)
+            inputs = inputs_of(image, wanted)
+            made = [unit(x) for unit, x in zip(units_of(student.branch), inputs, strict=True)]
+            pairs = zip(made, wanted, strict=True)
+            return float(np.median([((x - y) / deviation_of(y)).square().mean() for x, y in pairs]))
+
+    before, others = distances(), copy.deepcopy(student.backbone.state_dict())
+    said: list[str] = []
+    learner = Learner(student, config, None)
+    fit_branch(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
+    assert [x.split(":")[0] for x in said] == ["Units", "Branch", "Branch by labels"]
+    for line in said[:2]:
+        first, last = (float(x) for x in line.split("loss ")[1].split(" to "))
+        assert last < 0.3 * first
+    print(before, distances())
+    assert distances() < 0.5 * before
+    assert all(p.requires_grad for p in student.parameters())
+    for name, value in student.backbone.state_dict().items():
+        assert torch.equal(value, others[name])
+
+
+def test_both_ways_have_an_equal_say_above_stride_8() -> None:
+    torch.manual_seed(0)
+    student, heads = unsettled(**TWO_WAYS), GroupedHeads([64] * 3, None)
+    nn.init.normal_(heads.predictors[1].weight)  # type: ignore[arg-type]
+    tower, context = torch.rand(2, 1, 64, 4, 4)
+    one: nn.Conv2d = copy.deepcopy(student.heads.predictors[1])  # type: ignore[assignment]
+    let_both_speak(student, heads)
+    with torch.no_grad():
+        of_context = one(torch.cat([context, torch.zeros_like(tower)], 1))
+        expected = (of_context + heads.predictors[1](tower)) / 2
+        made = student.heads.predictors[1](torch.cat([context, tower], 1))
+        torch.testing.assert_close(made, expected)
+        torch.testing.assert_close(student.heads.predictors[0](tower), heads.predictors[0](tower))
+
+
+def test_a_shortened_v2_keeps_its_way_at_strides_16_and_32() -> None:
+    longer = unsettled(**LIGHT)
+    with torch.no_grad():
+        for fusion in longer.fusions:
+            fusion.out_16.edges[2] = 0  # type: ignore[union-attr, index, operator]
+    model = FeatherFaceV2(detail_branch=True)
+    image = torch.rand(1, 3, 64, 96) * 255
+    shorten(model, longer, image)
+    with torch.no_grad():
+        (_, ours), (told, theirs) = (x.forward_with_features(image) for x in (model, longer))
+        for one, other in zip(ours.neck[1:], theirs.neck[1:], strict=True):
+            torch.testing.assert_close(one, other)
+        for one, other in zip(ours.context[1:], theirs.context[1:], strict=True):
+            torch.testing.assert_close(one, other)
+        # The branch's half of the predictors is silent at first.
+        coarse = 8 * 12 * 2
+        torch.testing.assert_close(model(image).logits[:, coarse:], told.logits[:, coarse:])
+
+
+def test_what_is_left_comes_near_v1_again(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortened_start, "CROPS_A_STEP", 2)
+    monkeypatch.setattr(shortened_start, "FITTED_CROPS", 8)
+    monkeypatch.setattr(shortened_start, "SIDE", 128)
+    torch.manual_seed(1)
+    save_weights(FeatherFaceV2(), tmp_path / "longer.safetensors", {})
+    start = config.start.model_copy(
+        update={"weights": tmp_path / "longer.safetensors", "shortened": 20}
+    )
+    shape = config.model.model_copy(update={"channels": 64, "stage2_rank": 8})
+    run = config.model_copy(update={"start": start, "model": shape})
+    store = PhotoStore(config.data.shards, config.data.cache)
+    student, teacher = build_student(run), FeatherFaceV1().eval()
+    first = {n: x.clone() for n, x in student.state_dict().items()}
+    said: list[str] = []
+    learner = Learner(student, run, teacher)
+    start_shortened(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
+    before, after = (float(x) for x in said[0].split("V1 ")[1].split(" to "))
+    assert after < before
+    for name, value in student.state_dict().items():
+        if name.startswith(("branch.", "heads.predictors.0")):
+            assert torch.equal(value, first[name])
+    assert all(p.requires_grad for p in student.parameters())
+
+
+def test_what_cannot_start_so_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    store = PhotoStore(config.data.shards, config.data.cache)
+    fabric, indices = Fabric(accelerator="cpu"), np.arange(len(store))
+    with pytest.raises(ConfigError, match=r"needs model\.detail_branch"):
+        fit_branch(fabric, Learner(FeatherFaceV2(), config, None), store, indices, print)
+    with pytest.raises(ConfigError, match=r"needs model\.detail_branch"):
+        start_shortened(fabric, Learner(FeatherFaceV2(), config, None), store, indices, print)
+    student = FeatherFaceV2(**config.model.model_dump())
+    with pytest.raises(ConfigError, match=r"needs start\.weights of a V2 with a neck"):
+        start_shortened(fabric, Learner(student, config, None), store, indices, print)
+    assert config.start.branch_teacher is not None
+    fewer = config.start.branch_teacher.model_copy(update={"maps": ["map_0"]})
+    for teacher, problem in (
+        (None, r"needs start\.branch_teacher"),
+        (fewer, "1 maps for 18 units"),
+    ):
+        start = config.start.model_copy(update={"branch_teacher": teacher})
+        learner = Learner(student, config.model_copy(update={"start": start}), None)
+        with pytest.raises(ConfigError, match=problem):
+            fit_branch(fabric, learner, store, indices, print)
+
+
+def test_the_branch_may_learn_slowly_or_in_part(config: RunConfig) -> None:
+    optimiser = config.optimiser.model_copy(update={"branch_rate": 0.25})
+    start = config.start.model_copy(update={"frozen_branch": True})
+    run = config.model_copy(update={"optimiser": optimiser, "start": start})
+    student = build_student(run)
+    freeze(student, run.start)
+    (adamw,) = make_optimisers(Learner(student, run, None), run)
+    branch = student.branch
+    assert branch is not None
+    kept = {id(p) for part in (branch.stem, branch.stage_4) for p in part.parameters()}
+    shares = {id(p): g["share"] for g in adamw.param_groups for p in g["params"]}
+    assert not kept & set(shares)
+    assert {shares[id(p)] for p in branch.parameters() if id(p) not in kept} == {0.25}
+    assert {shares[id(p)] for p in student.context.parameters()} == {1.0}
