@@ -29,8 +29,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch, MixedDepthwise, halved
 from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
 from featherface.models.modules.light_bifpn import upsample
-from featherface.training.batches import make_loader
-from featherface.training.detail_start import chosen_crops
+from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.losses import label_losses
 from featherface.training.map_teacher import MapTeacher
@@ -75,7 +74,7 @@ def fit_branch(
             f"start.branch_teacher: {len(start.branch_teacher.maps)} maps for {len(units)} units"
         )
     teacher = MapTeacher(start.branch_teacher)
-    seen = crops_to_keep(fabric, learner, store, indices)
+    seen = crops_to_keep(fabric, config, store, indices, start.branch_crops, seed=3)
     learned_before = {p: p.requires_grad for p in student.parameters()}
     student.eval().requires_grad_(False)
     order = np.random.default_rng((config.seed, fabric.global_rank))
@@ -103,7 +102,7 @@ def fit_branch(
         report(f"{name}: {steps:,} steps, loss {first:.3f} to {last:.3f}")
 
     # 1. Every unit alone.
-    images = torch.cat([pixels_of(x) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
+    images = torch.cat([as_input(x.images) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
     shown = teacher(images)
     deviations = [deviation_of(x) for x in shown]
     learning = nn.ModuleList(
@@ -113,7 +112,7 @@ def fit_branch(
 
     def units_loss(batch: Batch) -> Tensor:
         """How far each unit is from its teacher's, in units of the outputs' deviation."""
-        images = pixels_of(batch)
+        images = as_input(batch.images)
         shown = teacher(images)
         inputs = inputs_of(images, shown)
         losses = [
@@ -133,7 +132,7 @@ def fit_branch(
 
     def whole_loss(batch: Batch) -> Tensor:
         """How far the maps are that the branch makes from the image."""
-        images = pixels_of(batch)
+        images = as_input(batch.images)
         losses = [
             ((x - y) / deviation).square().mean()
             for x, y, deviation in zip(
@@ -155,7 +154,7 @@ def fit_branch(
 
     def labels_loss(batch: Batch) -> Tensor:
         """The labels' losses of what the branch says alone."""
-        levels = branch.levels(pixels_of(batch))
+        levels = branch.levels(as_input(batch.images))
         towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
         outputs = outputs_of([p(x) for p, x in zip(heads.predictors, towers, strict=True)])
         terms = label_losses(
@@ -306,25 +305,7 @@ def let_both_speak(student: FeatherFaceV2, heads: GroupedHeads) -> None:
         both.bias.copy_((both.bias + alone.bias) / 2)  # type: ignore[union-attr, operator]
 
 
-@torch.no_grad()
-def crops_to_keep(
-    fabric: Fabric, learner: Learner, store: Photos, indices: np.ndarray
-) -> list[Batch]:
-    """This process's share of the crops, none of which is the run's own."""
-    config = learner.config
-    kind = config.model_copy(update={"images": config.start.branch_crops, "seed": config.seed + 3})
-    loader = make_loader(
-        kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
-    )
-    return [batch.to(fabric.device) for batch in loader]
-
-
 def deviation_of(x: Tensor) -> Tensor:
     """``[C, 1, 1]`` of the channels of ``[B, C, H, W]``, none far below the others'."""
     variance = x.var((0, 2, 3))
     return variance.clamp_min(LEAST_VARIANCE * float(variance.mean())).sqrt()[:, None, None]
-
-
-def pixels_of(batch: Batch) -> Tensor:
-    """The images as the networks take them."""
-    return batch.images.float().contiguous(memory_format=torch.channels_last)

@@ -36,6 +36,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("start", "detail_passes"): [6, 16, 8],
     ("start", "detail_teachers"): [],
     ("start", "shortened"): 0,
+    ("start", "shortened_passes"): 8,
     ("start", "branch_crops"): 0,
     ("start", "branch_passes"): [2, 2, 4],
     ("start", "branch_teacher"): None,
@@ -162,9 +163,10 @@ class StartConfig(Section):
     shortened: int = Field(
         0,
         ge=0,
-        description="``weights`` are of a V2 with a neck at stride 8; so many steps without it "
-        "bring what is left near V1's maps again",
+        description="``weights`` are of a V2 with a neck at stride 8; by so many crops what is "
+        "left without it learns the maps of strides 16 and 32 of the whole",
     )
+    shortened_passes: int = Field(8, gt=0, description="how often it sees them")
     branch_crops: int = Field(
         0,
         ge=0,

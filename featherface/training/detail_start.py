@@ -13,7 +13,7 @@ to a stem that begins by chance: few cells have a face. So, from crops that are 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +25,13 @@ from featherface.data.dataset import Batch
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.training.batches import make_loader
 from featherface.training.distillation import channel_spread
+from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.losses import Targets, label_losses
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn
+from featherface.training.short_run import learn, share_values
 
 LABELLED_CROPS, STEM_CROPS = 4, 2  # of a step: few, as the stem learns from every cell
 READER_RATE, STEM_RATE, LABELS_RATE = 2e-3, 4e-3, 1.5e-3
@@ -150,7 +150,7 @@ def fit_detail(
 
     def stem_loss(crops: Answered) -> Tensor:
         """How far the stem is from the reader, and what the context makes of both."""
-        added = stem(pixels_of(crops))
+        added = stem(as_input(crops.labels.images))
         neck = crops.neck.float()
         with torch.no_grad():
             wanted = reader(crops.shown.float())
@@ -164,7 +164,7 @@ def fit_detail(
 
     def both_losses(crops: Answered) -> Tensor:
         """The labels, and the reader while they teach."""
-        added = stem(pixels_of(crops))
+        added = stem(as_input(crops.labels.images))
         with torch.no_grad():
             wanted = reader(crops.shown.float())
         hint = ((added - wanted).square() / added_spread).mean()
@@ -200,15 +200,10 @@ def answered_batches(
     teachers = [MapTeacher(one) for one in config.start.detail_teachers]
     if not teachers:
         raise ConfigError("start.detail_crops: needs start.detail_teachers, whose maps are learned")
-    kind = config.model_copy(update={"images": config.start.detail_crops, "seed": config.seed + 2})
-    loader = make_loader(
-        kind, store, indices, 0, fabric.global_rank, fabric.world_size, fabric.device.type == "cuda"
-    )
     student.eval()
     seen = []
-    for batch in loader:
-        batch = batch.to(fabric.device)
-        images = batch.images.float().contiguous(memory_format=torch.channels_last)
+    for batch in crops_to_keep(fabric, config, store, indices, config.start.detail_crops, seed=2):
+        images = as_input(batch.images)
         neck = student.gated(*student.both_laterals(student.backbone(images)))[0]
         shown = [x for teacher in teachers for x in teacher(images)]
         strides = {images.shape[2] // x.shape[2] for x in shown}
@@ -227,25 +222,6 @@ def some_crops(batch: Answered, count: int, order: np.random.Generator) -> Answe
     return Answered(labels, batch.neck[chosen], batch.shown[chosen])
 
 
-def chosen_crops(labels: Batch, chosen: np.ndarray) -> Batch:
-    """The crops of these numbers."""
-    faces = [torch.nonzero(labels.crops == int(crop)).flatten() for crop in chosen]
-    kept = torch.cat(faces)
-    numbers = torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(x) for x in faces]))
-    return Batch(
-        labels.images[chosen],
-        labels.boxes[kept],
-        labels.scores[kept],
-        labels.landmarks[kept],
-        numbers.to(labels.crops.device),
-    )
-
-
-def pixels_of(crops: Answered) -> Tensor:
-    """The images as the networks take them."""
-    return crops.labels.images.float().contiguous(memory_format=torch.channels_last)
-
-
 @torch.no_grad()
 def spreads(reader: Reader, reads: nn.Module, seen: list[Answered]) -> tuple[Tensor, Tensor]:
     """The variance of each channel that the reader adds, and of what the context makes of it."""
@@ -253,15 +229,3 @@ def spreads(reader: Reader, reads: nn.Module, seen: list[Answered]) -> tuple[Ten
     added = torch.cat([reader(one.shown.float()) for one in alike])
     made = reads((torch.cat([one.neck.float() for one in alike]) + added).relu())
     return channel_spread(added), channel_spread(made)
-
-
-@torch.no_grad()
-def share_values(fabric: Fabric, values: Iterable[Tensor]) -> None:
-    """Every process goes on with the mean of their floating-point ``values``."""
-    if fabric.world_size == 1:
-        return
-    for value in values:
-        if value.is_floating_point():
-            mean = fabric.all_reduce(value, reduce_op="mean")
-            assert isinstance(mean, Tensor)
-            value.copy_(mean)

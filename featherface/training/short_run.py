@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -65,3 +65,15 @@ def share_gradients(fabric: Fabric, values: list[nn.Parameter]) -> None:
     assert isinstance(flat, Tensor)
     for gradient, mean in zip(gradients, flat.split([x.numel() for x in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+@torch.no_grad()
+def share_values(fabric: Fabric, values: Iterable[Tensor]) -> None:
+    """Every process goes on with the mean of their floating-point ``values``."""
+    if fabric.world_size == 1:
+        return
+    for value in values:
+        if value.is_floating_point():
+            mean = fabric.all_reduce(value, reduce_op="mean")
+            assert isinstance(mean, Tensor)
+            value.copy_(mean)

@@ -2,40 +2,42 @@
 
 The branch has stride 8 to itself, so the neck's nodes, the attention and the context there are
 dropped, and the convolutions of stage 2 are fitted to a lower rank. Neck and context of strides 16
-and 32, which lose what came up from stride 8, then learn V1's maps again.
+and 32, which lose what came up from stride 8, then learn to make the maps that the whole makes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from featherface.data.dataset import collate
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.light_bifpn import FusionNode
 from featherface.models.pretrained_v2 import load_mean_v2
-from featherface.training.batches import crops_of_side
-from featherface.training.distillation import twin_distance, twin_maps
-from featherface.training.factored_start import (
-    AFTER_SAMPLES,
-    FITTED_CROPS,
-    SIDE,
-    copy_same,
-    fit_blocks,
-)
+from featherface.training.distillation import channel_spread, spread_distance
+from featherface.training.factored_start import FITTED_CROPS, copy_same, fit_blocks
+from featherface.training.kept_crops import as_input, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, share_values
 
-CROPS_A_STEP = 8
+STEPS_A_BATCH = 2  # of the run: few crops a step
+FIRST_BATCHES = 8
 LEARNING_RATE = 1e-3
-TRAINING_UNTIL = 0.5  # progress from which on batch normalisations stand still
+TRAINING_UNTIL = 0.4  # progress from which on batch normalisations stand still
+
+
+class Shown(NamedTuple):
+    """Crops ``[B, 3, S, S]``, uint8, and the maps that the whole V2 makes of them, float16."""
+
+    images: Tensor
+    maps: list[Tensor]
 
 
 def start_shortened(
@@ -47,11 +49,13 @@ def start_shortened(
 ) -> None:
     """Fill ``learner``'s student in place from ``start.weights``, but for its branch.
 
-    ``start.shortened`` steps of crops of 320 pixels bring its maps near the teacher's.
+    It learns by ``start.shortened`` crops, none of which is the run's own, and sees each
+    ``start.shortened_passes`` times. Large ones matter: a face has to be large to be the business
+    of stride 32. A crop of 320 pixels takes 0.5 MB of memory.
 
     Raises:
-        ConfigError: the student has no branch, ``start.weights`` name a V2 that cannot be
-            shortened, or the teacher shows no maps.
+        ConfigError: the student has no branch, or ``start.weights`` name a V2 that cannot be
+            shortened.
         WeightsError: a file is missing or wrong.
     """
     config, model = learner.config, learner.student
@@ -60,36 +64,53 @@ def start_shortened(
     longer = load_mean_v2(config.start.weight_files) if config.start.weight_files else None
     if longer is None or longer.branch is not None or longer.shared_stem:
         raise ConfigError("start.shortened: needs start.weights of a V2 with a neck at stride 8")
-    device = fabric.device
-    crops = crops_of_side(config, store, indices, SIDE)
-    samples = [crops[AFTER_SAMPLES + i] for i in range(FITTED_CROPS // 4)]
-    longer.to(device).eval()
-    shorten(model, longer, collate(samples).images.to(device).float())
+    longer.to(fabric.device).eval()
+    batches = crops_to_keep(fabric, config, store, indices, config.start.shortened, seed=4)
+    alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
+    shorten(model, longer, as_input(torch.cat(alike)[: FITTED_CROPS // 4]))
     levels = model.twin_levels
-    first = AFTER_SAMPLES + FITTED_CROPS + fabric.global_rank
+    with torch.no_grad():
+        seen = [
+            Shown(x.images, [y.half() for y in way(longer, as_input(x.images), levels)])
+            for x in batches
+        ]
+    first = [x.maps for x in seen if x.images.shape == seen[0].images.shape][:FIRST_BATCHES]
+    spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
     learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
     learned += [model.second_laterals, model.fusions, model.attention, model.context]
     values = [p for part in learned for p in part.parameters()]
-    steps = config.start.shortened
+    steps = config.start.shortened_passes * len(seen) * STEPS_A_BATCH
+    order = np.random.default_rng((config.seed, fabric.global_rank))
 
     def loss_at(step: int) -> Tensor:
-        """How far new crops' maps are from V1's."""
-        model.train(step < TRAINING_UNTIL * steps)
+        """How far the maps of some crops are from those of the whole, in units of variance."""
+        training = step < TRAINING_UNTIL * steps
+        if model.training and not training:
+            share_values(fabric, model.buffers())
+        model.train(training)
         model.backbone.stage1.eval()
-        numbers = range(CROPS_A_STEP)
-        batch = [crops[first + fabric.world_size * (step * CROPS_A_STEP + i)] for i in numbers]
-        images = collate(batch).images.to(device).float()
-        wanted = learner.shown_by_teacher("start.shortened", images)[1]
-        made = model.forward_with_features(images)[1]
-        return twin_distance(twin_maps(made, levels=levels), twin_maps(wanted, levels=levels))
+        one = seen[order.integers(len(seen))]
+        count = -(-len(one.images) // STEPS_A_BATCH)
+        chosen = np.sort(order.permutation(len(one.images))[:count])
+        with torch.autocast(
+            fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"
+        ):
+            made = way(model, as_input(one.images[chosen]), levels)
+        wanted = [x[chosen].float() for x in one.maps]
+        return spread_distance([x.float() for x in made], wanted, spreads) / len(made)
 
-    if steps:
-        with learning_alone(model, values):
-            optimiser = MatrixSteps([Part(1.0, values)])
-            clip = config.optimiser.clip_norm
-            before, after = learn(fabric, optimiser, steps, loss_at, LEARNING_RATE, clip)
-        model.eval()
-        report(f"Shortened: {steps:,} steps, distance from V1 {before:.2f} to {after:.2f}")
+    with learning_alone(model, values):
+        optimiser = MatrixSteps([Part(1.0, values)])
+        clip = config.optimiser.clip_norm
+        before, after = learn(fabric, optimiser, steps, loss_at, LEARNING_RATE, clip)
+    model.eval()
+    report(f"Shortened: {steps:,} steps, distance from the whole {before:.3f} to {after:.3f}")
+
+
+def way(model: FeatherFaceV2, images: Tensor, levels: int) -> list[Tensor]:
+    """The neck's and the context's maps at the last ``levels`` strides."""
+    neck = model.fused(*model.both_laterals(model.backbone(images)))[-levels:]
+    return [*neck, *(ssh(x) for ssh, x in zip(model.context[-levels:], neck, strict=True))]
 
 
 @torch.no_grad()
