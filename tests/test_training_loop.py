@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.data.pack import pack
 from featherface.errors import ConfigError, TrainingError, WeightsError
+from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_v2
 from featherface.training import learner, loop
@@ -260,11 +261,22 @@ def test_a_source_that_weighs_nothing_is_never_drawn(tmp_path: Path) -> None:
     assert set(store.sources[drawn]) == {"lfw"}
 
 
-def test_mixed_precision_is_the_students_alone(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_mixed_precision_is_the_students_alone_and_of_processors_that_have_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_bfloat16: bool
 ) -> None:
     kinds: set[tuple[torch.dtype, ...]] = set()
-    losses = learner.label_losses
+    losses, forward = learner.label_losses, FeatherFaceV2.forward_with_features
+    mixed: list[bool] = []
+    said: list[str] = []
+
+    def watch(self: FeatherFaceV2, image: torch.Tensor) -> Any:
+        mixed.append(torch.is_autocast_enabled("cpu"))
+        return forward(self, image)
+
+    monkeypatch.setattr(FeatherFaceV2, "forward_with_features", watch)
+    has = {"architecture": "x86_64", "avx512_bf16": has_bfloat16}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
 
     def listen(prediction: HeadOutputs, anchors: torch.Tensor, *rest: Any) -> Any:
         kinds.add((*(x.dtype for x in prediction), anchors.dtype, rest[0].boxes.dtype))
@@ -272,7 +284,10 @@ def test_mixed_precision_is_the_students_alone(
 
     monkeypatch.setattr(learner, "label_losses", listen)
     config = make_config(shards, tmp_path, images=16, precision="bf16-mixed")
-    path = loop.train(config, accelerator="cpu", report=lambda _: None)
+    path = loop.train(config, accelerator="cpu", report=said.append)
+    assert has_bfloat16 in mixed
+    assert has_bfloat16 or not any(mixed)
+    assert any("no bfloat16" in line for line in said) is not has_bfloat16
     assert kinds == {(torch.float32,) * 5}
     assert {x.dtype for x in load_file(path).values() if x.is_floating_point()} == {torch.float32}
 

@@ -33,6 +33,7 @@ from featherface.training.batches import make_loader, total_batches
 from featherface.training.checkpoint import load_checkpoint, save_checkpoint
 from featherface.training.config import RunConfig
 from featherface.training.graphed_step import GraphedStep
+from featherface.training.half_precision import refusal
 from featherface.training.learner import Learner
 from featherface.training.losses import Targets
 from featherface.training.moving_average import MovingAverage
@@ -110,6 +111,8 @@ def train(
             f"{config.name} ({config.fingerprint()}): {parameter_count(student):,} parameters, "
             f"{len(training_indices):,} photos, {steps:,} steps, {fabric.device}"
         )
+        if line := refusal(config, fabric.device.type):
+            report(line)
 
     snapshots = {round(steps * progress): progress for progress in config.snapshots}
 

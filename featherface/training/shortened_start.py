@@ -22,6 +22,7 @@ from featherface.models.modules.light_bifpn import FusionNode
 from featherface.models.pretrained_v2 import load_mean_v2
 from featherface.training.distillation import channel_spread, spread_distance
 from featherface.training.factored_start import FITTED_CROPS, copy_same, fit_blocks
+from featherface.training.half_precision import forward_pass
 from featherface.training.kept_crops import as_input, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
@@ -34,9 +35,9 @@ TRAINING_UNTIL = 0.4  # progress from which on batch normalisations stand still
 
 
 class Shown(NamedTuple):
-    """Crops ``[B, 3, S, S]``, uint8, and the maps that the whole V2 makes of them, float16."""
+    """What the first stage, which both share, makes of crops, and the whole V2's maps, float16."""
 
-    images: Tensor
+    stride_8: Tensor
     maps: list[Tensor]
 
 
@@ -51,7 +52,7 @@ def start_shortened(
 
     It learns by ``start.shortened`` crops, none of which is the run's own, and sees each
     ``start.shortened_passes`` times. Large ones matter: a face has to be large to be the business
-    of stride 32. A crop of 320 pixels takes 0.5 MB of memory.
+    of stride 32. A crop of 320 pixels takes 0.6 MB of memory.
 
     Raises:
         ConfigError: the student has no branch, or ``start.weights`` name a V2 that cannot be
@@ -69,12 +70,8 @@ def start_shortened(
     alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
     shorten(model, longer, as_input(torch.cat(alike)[: FITTED_CROPS // 4]))
     levels = model.twin_levels
-    with torch.no_grad():
-        seen = [
-            Shown(x.images, [y.half() for y in way(longer, as_input(x.images), levels)])
-            for x in batches
-        ]
-    first = [x.maps for x in seen if x.images.shape == seen[0].images.shape][:FIRST_BATCHES]
+    seen = [shown_by(longer, x.images, levels) for x in batches]
+    first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
     spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
     learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
     learned += [model.second_laterals, model.fusions, model.attention, model.context]
@@ -90,12 +87,10 @@ def start_shortened(
         model.train(training)
         model.backbone.stage1.eval()
         one = seen[order.integers(len(seen))]
-        count = -(-len(one.images) // STEPS_A_BATCH)
-        chosen = np.sort(order.permutation(len(one.images))[:count])
-        with torch.autocast(
-            fabric.device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"
-        ):
-            made = way(model, as_input(one.images[chosen]), levels)
+        count = -(-len(one.stride_8) // STEPS_A_BATCH)
+        chosen = np.sort(order.permutation(len(one.stride_8))[:count])
+        with forward_pass(config, fabric.device.type):
+            made = way(model, as_input(one.stride_8[chosen]), levels)
         wanted = [x[chosen].float() for x in one.maps]
         return spread_distance([x.float() for x in made], wanted, spreads) / len(made)
 
@@ -107,9 +102,17 @@ def start_shortened(
     report(f"Shortened: {steps:,} steps, distance from the whole {before:.3f} to {after:.3f}")
 
 
-def way(model: FeatherFaceV2, images: Tensor, levels: int) -> list[Tensor]:
-    """The neck's and the context's maps at the last ``levels`` strides."""
-    neck = model.fused(*model.both_laterals(model.backbone(images)))[-levels:]
+@torch.no_grad()
+def shown_by(longer: FeatherFaceV2, images: Tensor, levels: int) -> Shown:
+    """What ``longer`` makes of uint8 ``images`` ``[B, 3, S, S]``."""
+    stride_8 = longer.backbone.stage1(as_input(images))
+    return Shown(stride_8.half(), [x.half() for x in way(longer, stride_8, levels)])
+
+
+def way(model: FeatherFaceV2, stride_8: Tensor, levels: int) -> list[Tensor]:
+    """The neck's and the context's maps at the last ``levels`` strides, from the first stage's."""
+    backbone = model.backbone.behind_first_stage(stride_8)
+    neck = model.fused(*model.both_laterals(backbone))[-levels:]
     return [*neck, *(ssh(x) for ssh, x in zip(model.context[-levels:], neck, strict=True))]
 
 
