@@ -34,7 +34,7 @@ from featherface.training.optimisers import make_optimisers
 from featherface.training.shortened_start import shorten, start_shortened
 from featherface.training.student import build_student, freeze
 
-UNITS = 18
+UNITS = 14
 
 
 class AllMaps(nn.Module):
@@ -100,14 +100,14 @@ def test_units_their_inputs_and_their_maps_agree() -> None:
         assert len(units) == len(inputs) == len(maps) == UNITS
         for unit, x, y in zip(units, inputs, maps, strict=True):
             torch.testing.assert_close(unit(x), y)
-        for made, level in zip(maps[14:11:-1], branch.levels(image), strict=True):
+        for made, level in zip(maps[11:9:-1], branch.levels(image), strict=True):
             torch.testing.assert_close(made, level)
-    assert {id(p) for unit in units for p in unit.parameters()} == {
+    assert {id(p) for unit in [*units, branch.around] for p in unit.parameters()} == {
         id(p) for p in branch.parameters()
     }
 
 
-@pytest.mark.parametrize("place", [0, 1, 3, 17])
+@pytest.mark.parametrize("place", [0, 1, 3, 13])
 def test_a_unit_is_given_what_was_learned_in_other_coordinates(place: int) -> None:
     torch.manual_seed(0)
     branch = DetailBranch(24).eval()
@@ -156,38 +156,44 @@ def test_the_branch_comes_near_a_teacher_of_its_shape(
         assert torch.equal(value, others[name])
 
 
-def test_both_ways_have_an_equal_say_above_stride_8() -> None:
+def test_both_ways_have_an_equal_say_where_the_branch_has_any() -> None:
     torch.manual_seed(0)
-    student, heads = unsettled(**TWO_WAYS), GroupedHeads([64] * 3, None)
-    nn.init.normal_(heads.predictors[1].weight)  # type: ignore[arg-type]
-    tower, context = torch.rand(2, 1, 64, 4, 4)
-    one: nn.Conv2d = copy.deepcopy(student.heads.predictors[1])  # type: ignore[assignment]
+    student, heads = unsettled(**TWO_WAYS), GroupedHeads([64] * 2, None)
+    context, tower = torch.rand(2, 1, 64, 4, 4)
+    before = copy.deepcopy(student.heads.predictors)
     let_both_speak(student, heads)
     with torch.no_grad():
-        of_context = one(torch.cat([context, torch.zeros_like(tower)], 1))
-        expected = (of_context + heads.predictors[1](tower)) / 2
-        made = student.heads.predictors[1](torch.cat([context, tower], 1))
-        torch.testing.assert_close(made, expected)
-        torch.testing.assert_close(student.heads.predictors[0](tower), heads.predictors[0](tower))
+        for level, alone in enumerate(heads.predictors):
+            nothing = torch.zeros_like(tower)
+            of_context = before[level](torch.cat([context, nothing], 1))
+            made = student.heads.predictors[level](torch.cat([context, tower], 1))
+            torch.testing.assert_close(made, (of_context + alone(tower)) / 2)
+        torch.testing.assert_close(student.heads.predictors[2](context), before[2](context))
 
 
-def test_a_shortened_v2_keeps_its_way_at_strides_16_and_32() -> None:
+def test_a_shortened_v2_makes_the_same_but_for_what_it_lost() -> None:
     longer = unsettled(**LIGHT)
     with torch.no_grad():
         for fusion in longer.fusions:
             fusion.out_16.edges[2] = 0  # type: ignore[union-attr, index, operator]
+        for fusion in list(longer.fusions)[:-1]:  # their nodes at stride 8 make nothing
+            fusion.out_8.norm.weight.zero_()  # type: ignore[union-attr, operator]
+            fusion.out_8.norm.bias.zero_()  # type: ignore[union-attr, operator]
+        longer.fusions[-1].out_8.edges[0] = 0  # type: ignore[union-attr, index, operator]
     model = FeatherFaceV2(detail_branch=True)
     image = torch.rand(1, 3, 64, 96) * 255
     shorten(model, longer, image)
     with torch.no_grad():
-        (_, ours), (told, theirs) = (x.forward_with_features(image) for x in (model, longer))
-        for one, other in zip(ours.neck[1:], theirs.neck[1:], strict=True):
-            torch.testing.assert_close(one, other)
-        for one, other in zip(ours.context[1:], theirs.context[1:], strict=True):
-            torch.testing.assert_close(one, other)
+        (ours, our_maps), (theirs, their_maps) = (
+            x.forward_with_features(image) for x in (model, longer)
+        )
+        for name in ("neck", "context"):
+            pairs = zip(getattr(our_maps, name), getattr(their_maps, name), strict=True)
+            for one, other in pairs:
+                torch.testing.assert_close(one, other)
         # The branch's half of the predictors is silent at first.
-        coarse = 8 * 12 * 2
-        torch.testing.assert_close(model(image).logits[:, coarse:], told.logits[:, coarse:])
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
 
 
 def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Path) -> None:
@@ -212,7 +218,7 @@ def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Pa
     before, after = (float(x) for x in said[0].split("whole ")[1].split(" to "))
     assert after < 0.8 * before
     for name, value in student.state_dict().items():
-        if name.startswith(("branch.", "heads.predictors.0")):
+        if name.startswith("branch."):
             assert torch.equal(value, first[name])
     assert all(p.requires_grad for p in student.parameters())
 
@@ -225,13 +231,18 @@ def test_what_cannot_start_so_is_refused(config: RunConfig, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"needs model\.detail_branch"):
         start_shortened(fabric, Learner(FeatherFaceV2(), config, None), store, indices, print)
     student = FeatherFaceV2(**config.model.model_dump())
-    with pytest.raises(ConfigError, match=r"needs start\.weights of a V2 with a neck"):
+    with pytest.raises(ConfigError, match=r"needs start\.weights of a V2 with a whole neck"):
         start_shortened(fabric, Learner(student, config, None), store, indices, print)
+    dynamic = config.model_copy(
+        update={"loss": config.loss.model_copy(update={"matching": "dynamic"})}
+    )
+    with pytest.raises(ConfigError, match="dynamic asks anchors of all strides"):
+        fit_branch(fabric, Learner(student, dynamic, None), store, indices, print)
     assert config.start.branch_teacher is not None
     fewer = config.start.branch_teacher.model_copy(update={"maps": ["map_0"]})
     for teacher, problem in (
         (None, r"needs start\.branch_teacher"),
-        (fewer, "1 maps for 18 units"),
+        (fewer, "1 maps for 14 units"),
     ):
         start = config.start.model_copy(update={"branch_teacher": teacher})
         learner = Learner(student, config.model_copy(update={"start": start}), None)

@@ -110,27 +110,29 @@ def test_the_detail_stem_adds_to_stride_8_alone() -> None:
         torch.testing.assert_close(model(image), plain)
 
 
-def test_a_detail_branch_alone_speaks_at_stride_8_and_with_the_context_above() -> None:
+def test_a_detail_branch_speaks_at_strides_8_and_16_and_the_other_way_everywhere() -> None:
     model = unsettled(**TWO_WAYS)
     image = torch.rand(1, 3, 96, 128) * 255
-    finest = 12 * 16 * 2
+    counts = [12 * 16 * 2, 6 * 8 * 2, 3 * 4 * 2]
 
     def changed_by(part: nn.Module) -> list[bool]:
-        """Whether the logits of stride 8 and the others change with what ``part`` makes."""
+        """Whether the logits of each stride change with what ``part`` makes."""
         changed = copy.deepcopy(model)
         hook = changed.get_submodule(name_of[part]).register_forward_hook(lambda *x: 2 * x[2])
         with torch.no_grad():
             moved = (changed(image).logits - model(image).logits).abs()[0]
         hook.remove()
-        return [bool(moved[:finest].any()), bool(moved[finest:].any())]
+        return [bool(x.any()) for x in moved.split(counts)]
 
     name_of = {module: name for name, module in model.named_modules()}
     assert model.branch is not None
-    assert changed_by(model.branch.towers[0]) == [True, False]
-    assert changed_by(model.branch.towers[1]) == [False, True]
-    assert changed_by(model.context[0]) == [False, True]
-    assert changed_by(model.backbone.stage2) == [False, True]
-    assert changed_by(model.branch.stem) == [True, True]
+    assert changed_by(model.branch.towers[0]) == [True, False, False]
+    assert changed_by(model.branch.towers[1]) == [False, True, False]
+    assert changed_by(model.branch.stem) == [True, True, False]
+    for level in range(3):
+        assert changed_by(model.context[level]) == [level == n for n in range(3)]
+    assert changed_by(model.laterals[0]) == [True, False, False]
+    assert changed_by(model.backbone.stage2) == [True, True, True]
 
 
 def test_activations_without_a_slope_are_deployed_as_relus() -> None:

@@ -51,12 +51,11 @@ class Column:
 
 def draw_architecture(model: FeatherFaceV1 | FeatherFaceV2) -> Figure:
     """A figure of ``model`` for a square image of 640 pixels."""
-    coloured = list(zip(parts_of(model), PALETTE, strict=False))
+    parts = parts_of(model)
     columns, left = [], LEFT + IMAGE_WIDTH + GAP
-    for part, colour in coloured:
-        if part.kind != "branch":
-            columns.append(Column(part, colour, left, WIDTHS[part.kind]))
-            left = columns[-1].right + GAP
+    for part, colour in zip(parts, PALETTE, strict=False):
+        columns.append(Column(part, colour, left, WIDTHS[part.kind]))
+        left = columns[-1].right + GAP
     width = left - GAP + LEFT
     figure = Figure(figsize=(width / 10, 7.0), facecolor=PAPER)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -73,14 +72,9 @@ def draw_architecture(model: FeatherFaceV1 | FeatherFaceV2) -> Figure:
         elif before is None:
             _arrow(axes, (LEFT + IMAGE_WIDTH, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
         else:
-            for level in column.part.levels:
-                if level in before.part.levels:
-                    _arrow(axes, (_exit(before), ROWS[level]), (_entry(column), ROWS[level]))
-    for part, colour in coloured:
-        if part.kind == "branch":
-            span = columns[-2].right - columns[1].left
-            _draw_detail_branch(axes, Column(part, colour, columns[1].left, span))
-    _draw_budget(axes, coloured, parameter_count(model), width)
+            for row in ROWS:
+                _arrow(axes, (_exit(before), row), (_entry(column), row))
+    _draw_budget(axes, columns, parameter_count(model), width)
     return figure
 
 
@@ -141,8 +135,7 @@ def _draw_part(axes: Axes, column: Column) -> None:
     elif kind == "stem":
         _draw_stem(axes, column)
     else:
-        for level in column.part.levels:
-            row, text = ROWS[level], column.part.cells[level]
+        for row, text in zip(ROWS, column.part.cells, strict=True):
             _cell(axes, column.left + CELL_PAD, row, column.width - 2 * CELL_PAD, text, column)
         if kind == "stages":
             for upper, lower in pairwise(ROWS):
@@ -155,16 +148,13 @@ def _draw_part(axes: Axes, column: Column) -> None:
 
 
 def _draw_fusion(axes: Axes, column: Column) -> None:
-    """An input a level, the node in the middle, an output a level, and the edges between them."""
+    """Three inputs, the node in the middle, three outputs, and the edges between them."""
     ins, outs = column.left + 4.0, column.right - 4.0
     start, middle, end = ([(x, row) for row in ROWS] for x in (ins, column.middle, outs))
-    levels = column.part.levels
     edges = [
-        (start[2], middle[1]), (start[1], middle[1]), (middle[1], end[1]), (start[2], end[2]),
-        (end[1], end[2]),
+        (start[2], middle[1]), (start[1], middle[1]), (middle[1], end[0]), (start[0], end[0]),
+        (middle[1], end[1]), (end[0], end[1]), (start[2], end[2]), (end[1], end[2]),
     ]  # fmt: skip
-    if 0 in levels:
-        edges += [(middle[1], end[0]), (start[0], end[0]), (end[0], end[1])]
     for first, second in edges:
         _arrow(axes, first, second, column.colour, shrink=15)
     bend = FancyArrowPatch(
@@ -172,7 +162,7 @@ def _draw_fusion(axes: Axes, column: Column) -> None:
         shrinkA=15, shrinkB=15, color=column.colour, lw=1.4,
     )  # fmt: skip
     axes.add_patch(bend)
-    for x, y in [*(start[level] for level in levels), middle[1], *(end[level] for level in levels)]:
+    for x, y in [*start, middle[1], *end]:
         if x > ins:
             _plus(axes, x, y, column.colour)
         else:
@@ -196,21 +186,6 @@ def _draw_stem(axes: Axes, column: Column) -> None:
     _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
     for row in ROWS:
         axes.plot([_entry(column), _exit(column)], [row, row], color=LINE, lw=1.4, zorder=0.5)
-
-
-def _draw_detail_branch(axes: Axes, column: Column) -> None:
-    """A way from the image, above the backbone and along stride 8, to the heads of all strides."""
-    left, right = column.left + CELL_PAD, column.right - CELL_PAD
-    text = f"{column.part.name}: {column.part.note}\n{column.part.cells[0]}"
-    _cell(axes, left, ROWS[0], right - left, text, column)
-    image, gap, end = LEFT + IMAGE_WIDTH / 2, column.left - GAP / 2, column.right + GAP / 2
-    along = [(image, ROWS[0] + 9.5), (image, WAY), (gap, WAY), (gap, ROWS[0])]
-    axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4, zorder=0.5)
-    _arrow(axes, along[-1], (left, ROWS[0]))
-    _arrow(axes, (right, ROWS[0]), (column.right + GAP + CELL_PAD, ROWS[0]))
-    axes.plot([end, end], [ROWS[0], ROWS[-1]], color=LINE, lw=1.4, zorder=0.5)
-    for row in ROWS[1:]:
-        axes.add_patch(Circle((end, row), 0.5, facecolor=LINE, edgecolor=LINE))
 
 
 def _draw_branch(axes: Axes, column: Column, stem: Column) -> None:
@@ -263,33 +238,33 @@ def _draw_heads(axes: Axes, column: Column) -> None:
         _arrow(axes, (x + tower, row), (left - 0.4, row), column.colour)
 
 
-def _draw_budget(axes: Axes, parts: list[tuple[Part, str]], total: int, width: float) -> None:
+def _draw_budget(axes: Axes, columns: list[Column], total: int, width: float) -> None:
     """One bar, a segment a part, and under each its parameters."""
     left, right, bottom, height = LEFT, width - LEFT, 6.6, 3.4
     x = left
-    for part, colour in parts:
-        size = (right - left) * part.parameters / total
+    for column in columns:
+        size = (right - left) * column.part.parameters / total
         axes.add_patch(
             FancyBboxPatch(
-                (x, bottom), size, height, boxstyle="square,pad=0", facecolor=colour,
+                (x, bottom), size, height, boxstyle="square,pad=0", facecolor=column.colour,
                 edgecolor=PAPER, lw=1.2,
             )
         )  # fmt: skip
         if size > 7:
-            share = f"{100 * part.parameters / total:.0f} %"
+            share = f"{100 * column.part.parameters / total:.0f} %"
             axes.text(
                 x + size / 2, bottom + height / 2, share, size=11, color=PAPER, weight="bold",
                 ha="center", va="center",
             )  # fmt: skip
         x += size
-    names = [f"{part.name}  {part.parameters:,}" for part, _ in parts]
+    names = [f"{column.part.name}  {column.part.parameters:,}" for column in columns]
     sizes = [2.2 + 0.78 * len(name) for name in names]
     gap = (right - left - sum(sizes)) / (len(names) - 1)
     x = left
-    for (_, colour), text, size in zip(parts, names, sizes, strict=True):
+    for column, text, size in zip(columns, names, sizes, strict=True):
         axes.add_patch(
             FancyBboxPatch(
-                (x, 2.6), 1.5, 1.5, boxstyle="square,pad=0", facecolor=colour,
+                (x, 2.6), 1.5, 1.5, boxstyle="square,pad=0", facecolor=column.colour,
                 edgecolor="none",
             )
         )  # fmt: skip

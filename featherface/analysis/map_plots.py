@@ -70,9 +70,7 @@ def attention_plot(models: dict[str, BaselineV1 | FeatherFaceV2], image: Image) 
             plot.axis("off")
         row[0].imshow(image)
         row[0].set_title(name, fontsize=10, color=SOFT)
-        gates = spatial_gates(model, image)
-        gated = STRIDES[-len(gates) :]  # no attention at stride 8 beside a detail branch
-        for plot, gate, stride in zip(row[-len(gates) :], gates, gated, strict=True):
+        for plot, gate, stride in zip(row[1:], spatial_gates(model, image), STRIDES, strict=True):
             height, width = -(-image.shape[0] // stride), -(-image.shape[1] // stride)
             shown = plot.imshow(gate[:height, :width], cmap=HEAT)
             plot.set_title(f"gate at stride {stride}", fontsize=10, color=SOFT)

@@ -12,8 +12,7 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "stem", "branch", "fusion", "heads"]
-ALL_LEVELS = (0, 1, 2)
+Kind = Literal["stages", "levels", "stem", "fusion", "heads"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,8 @@ class Part:
         note: one line of what it does.
         parameters: learned values, those shared with an earlier part not counted again.
         kind: how it lies over the strides: backbone stages, one copy a stride, a way from the
-            image to stride 8 or to the heads, fusion across strides, or one set of weights for all
-            of them.
+            image to stride 8, fusion across strides, or one set of weights for all of them.
         cells: a text for each stride 8, 16, 32.
-        levels: those of the three that it has.
     """
 
     name: str
@@ -36,7 +33,6 @@ class Part:
     parameters: int
     kind: Kind
     cells: tuple[str, str, str]
-    levels: tuple[int, ...] = ALL_LEVELS
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -64,24 +60,22 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, second way if any, light SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, detail stem if any, light SSH, grouped heads."""
     count = parameters_by_part(model)
-    width = model.heads.predictors[0].in_channels
-    levels = ALL_LEVELS[-model.twin_levels :]
+    width = model.heads.predictors[-1].in_channels  # the finer ones may read two ways
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
     channels = [
         next(m.in_channels for m in lateral.modules() if isinstance(m, nn.Conv2d))
         for lateral in model.laterals
     ]
     return [
-        backbone_part(count["backbone"], [64, 128, channels[-1]]),
+        backbone_part(count["backbone"], channels),
         Part(
             "Laterals",
             "1×1 convolutions",
             count["laterals"] + count["second_laterals"],
             "levels",
-            _cells([*[""] * levels[0], *(f"{n} → {width}" for n in channels)]),
-            levels,
+            _cells(f"{n} → {width}" for n in channels),
         ),
         Part(
             f"Light BiFPN ×{len(model.fusions)}",
@@ -89,7 +83,6 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["fusions"],
             "fusion",
             _same(""),
-            levels,
         ),
         Part(
             "CBAM-lite",
@@ -97,7 +90,6 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["attention"],
             "levels",
             _same("channel\n× spatial gate"),
-            levels,
         ),
         *detail_part(model, count),
         Part(
@@ -106,7 +98,6 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             count["context"],
             "levels",
             _same(light_cells(model) if light else "3×3 5×5 7×7\ngrouped"),
-            levels,
         ),
         Part(
             "Grouped heads",
@@ -121,18 +112,17 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
 def detail_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
     """The detail stem or branch, where there is one: its channels at strides 2, 4 and 8.
 
-    Of a stem that the backbone shares, those up to stride 4 stand in the second cell.
+    Of one that the backbone shares, those up to stride 4 stand in the second cell.
     """
     if model.branch is not None:
         widths = [m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)]
-        cell = f"separable, {widths[0]} channels at stride 2, {widths[-1]} from stride 4 to 32"
         return [
             Part(
                 "Detail branch",
-                "a second way from the image, for small faces",
+                "a second way from the image",
                 count["branch"],
-                "branch",
-                _cells((cell, "", "")),
+                "stem",
+                _cells((f"stride 2: {widths[0]}", f"from 4 on: {widths[-1]}", "")),
             )
         ]
     if model.detail is None:

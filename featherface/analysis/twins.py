@@ -22,15 +22,14 @@ from featherface.models.modules.ssh import DeformableSSH, ShuffleBlock
 class Twin:
     """A part of both models.
 
-    ``parameters`` and ``multiply_adds`` are (V1, V2) over all strides at 640x640; ``outputs`` are
-    maps ``[1, C, H, W]`` of one photo at the finest ``stride`` where both have them, or None.
+    ``parameters`` and ``multiply_adds`` are (V1, V2) over all three strides at 640x640;
+    ``outputs`` are maps ``[1, C, H, W]`` at stride 8 of one photo, or None.
     """
 
     name: str
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
     outputs: tuple[Tensor, Tensor] | None
-    stride: int = STRIDES[0]
 
     def row(self) -> dict[str, Any]:
         """The figures as a table's row."""
@@ -74,28 +73,26 @@ def compare_twins(v1: BaselineV1, v2: FeatherFaceV2, image: Image, side: int = 6
     channels = v1.heads.classes[0].in_channels
     maps = [torch.zeros(1, int(str(channels)), side // s, side // s) for s in STRIDES]
     first, second = maps_of(v1, image), maps_of(v2, image)
-    finest = len(STRIDES) - v2.twin_levels
     parts = (
         (
             "neck's attention",
             list(v1.neck_attention),
             list(v2.attention),
-            (first.neck[finest], second.neck[finest]),
+            (first.neck[0], second.neck[0]),
         ),
         (
             "context",
             [SSHAndShuffle(c, s) for c, s in zip(v1.context, v1.shuffle, strict=True)],  # type: ignore[arg-type]
             list(v2.context),
-            (first.context[finest], second.context[finest]),
+            (first.context[0], second.context[0]),
         ),
     )
     twins = [
         Twin(
             name,
             (_parameters(ours), _parameters(theirs)),
-            (_work(ours, maps), _work(theirs, maps[finest:])),
+            (_work(ours, maps), _work(theirs, maps)),
             outputs,
-            STRIDES[finest],
         )
         for name, ours, theirs, outputs in parts
     ]
@@ -130,7 +127,7 @@ def twin_cost_plot(twins: list[Twin]) -> Figure:
 
 
 def twin_output_plot(twins: list[Twin], image: Image) -> Figure:
-    """The finest outputs of those twins that can be compared, beside the photo."""
+    """The outputs at stride 8 of those twins that can be compared, beside the photo."""
     shown = [twin for twin in twins if twin.outputs is not None]
     figure, axes = new_figure(len(shown), 3, 8.6, 3.0 * len(shown))
     for row, twin in zip(axes, shown, strict=True):
@@ -139,9 +136,9 @@ def twin_output_plot(twins: list[Twin], image: Image) -> Figure:
         row[0].imshow(image)
         row[0].set_title(twin.name, fontsize=10, color=SOFT)
         for plot, output, name in zip(row[1:], twin.outputs or (), ("V1", "V2"), strict=True):
-            height, width = (-(-side // twin.stride) for side in image.shape[:2])
+            height, width = -(-image.shape[0] // 8), -(-image.shape[1] // 8)
             plot.imshow(energy(output)[:height, :width], cmap=HEAT)
-            plot.set_title(f"{name}, stride {twin.stride}", fontsize=10, color=SOFT)
+            plot.set_title(f"{name}, stride 8", fontsize=10, color=SOFT)
     return figure
 
 
@@ -169,10 +166,9 @@ def _fusions(model: BaselineV1 | FeatherFaceV2, side: int) -> tuple[int, int]:
     ]
     if isinstance(model, FeatherFaceV2):
         modules = [*model.laterals, *model.second_laterals, *modules]
-        levels = levels[-model.twin_levels :]
         work += _work(list(model.laterals), levels)
         levels = [lateral(x) for lateral, x in zip(model.laterals, levels, strict=True)]
-        for lateral, x in zip(model.second_laterals, levels[-2:], strict=False):
+        for lateral, x in zip(model.second_laterals, levels[1:], strict=False):
             work += multiply_adds(lateral, x)
     for fusion in model.fusions:
         work += multiply_adds(fusion, levels)

@@ -27,7 +27,7 @@ from featherface.anchors import STRIDES
 from featherface.models.backbone import MobileNetV1
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
-from featherface.models.modules.detail_branch import DetailBranch
+from featherface.models.modules.detail_branch import BRANCH_STRIDES, DetailBranch
 from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.folded_bifpn import fold_edges
@@ -75,7 +75,6 @@ class FeatherFaceV2(nn.Module):
         detail_branch: bool = False,
     ) -> None:
         super().__init__()
-        strides = STRIDES[1:] if detail_branch else STRIDES
 
         def lateral(inputs: int, rank: int = 0) -> nn.Sequential:
             return nn.Sequential(pointwise(inputs, channels, rank), nn.BatchNorm2d(channels))
@@ -89,35 +88,37 @@ class FeatherFaceV2(nn.Module):
         )
         widths = {8: 64, 16: 128, 32: stage3_channels}
         self.laterals = nn.ModuleList(
-            lateral(widths[stride], lateral_rank if stride == 32 else 0) for stride in strides
+            lateral(widths[stride], lateral_rank if stride == 32 else 0) for stride in STRIDES
         )
         self.second_laterals = nn.ModuleList(
             lateral(channels) for _ in (STRIDES[1:] if weighted else ())
         )
         self.fusions = nn.ModuleList(
-            ShortBiFPN(channels) if detail_branch else LightBiFPN(channels, weighted)
-            for _ in range(fusions)
+            ShortBiFPN(channels, layer == fusions - 1)
+            if detail_branch
+            else LightBiFPN(channels, weighted)
+            for layer in range(fusions)
         )
         self.attention = nn.ModuleList(
-            CBAMLite(channels) if attention else nn.Identity() for _ in strides
+            CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
         self.context = nn.ModuleList(
             LightSSH(channels, light_ssh, context_rank, negative_slope)
             if light_ssh
             else GroupedSSH(channels, ssh_groups)
-            for _ in strides
+            for _ in STRIDES
         )
-        read = (channels, *(2 * channels,) * 2) if detail_branch else (channels,) * 3
-        self.heads = GroupedHeads(read, None if light_ssh else head_groups)
+        ways = [1 + int(detail_branch and stride in BRANCH_STRIDES) for stride in STRIDES]
+        self.heads = GroupedHeads([n * channels for n in ways], None if light_ssh else head_groups)
         self.branch = DetailBranch(channels) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
         self.shared_stem = shared_stem and self.detail is not None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""
-        maps = [x.relu() for x in backbone[-len(self.laterals) :]]
+        maps = [x.relu() for x in backbone]
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[-2:], strict=False)]
+        again = [lateral(x) for lateral, x in zip(self.second_laterals, levels[1:], strict=False)]
         return levels, again
 
     def fused(self, levels: list[Tensor], again: list[Tensor]) -> list[Tensor]:
@@ -177,21 +178,16 @@ class FeatherFaceV2(nn.Module):
     def in_two_ways(
         self, backbone: list[Tensor], neck: list[Tensor], branch: list[Tensor]
     ) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same with a detail branch, by which alone the heads of stride 8 go.
+        """The same with a detail branch: at its strides the heads read both ways.
 
-        Of the maps, those of stride 8 are the branch's, the others the neck's and the context's.
+        The maps are those of the way that V1 has as well.
         """
         assert self.branch is not None
         context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
         towers = [tower(x) for tower, x in zip(self.branch.towers, branch, strict=True)]
-        both = [torch.cat(pair, 1) for pair in zip(context, towers[1:], strict=True)]
-        maps = FeatureMaps(list(backbone), [branch[0], *neck], [towers[0], *context])
-        return self.heads.predict([towers[0], *both]), maps
-
-    @property
-    def twin_levels(self) -> int:
-        """How many of the last strides have a neck and a context that V1's maps can teach."""
-        return len(self.laterals)
+        both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=False)]
+        outputs = self.heads.predict([*both, *context[len(both) :]])
+        return outputs, FeatureMaps(list(backbone), neck, context)
 
     def forward(self, image: Tensor) -> HeadOutputs:
         return self.forward_with_features(image)[0]

@@ -8,7 +8,7 @@ et al., ICLR 2015, at every layer). From crops that are kept:
 2. the branch as a whole learns to make the same maps from the image;
 3. its neck, its towers and predictors of its own learn from the labels.
 
-The heads then say the mean of what both ways say.
+The heads then say the mean of what both ways say where the branch has a say.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featherface.anchors import STRIDES
 from featherface.data.dataset import Batch
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.models.modules.detail_branch import DetailBranch, MixedDepthwise, halved
+from featherface.models.modules.detail_branch import (
+    BRANCH_STRIDES,
+    DetailBranch,
+    MixedDepthwise,
+    halved,
+)
 from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
 from featherface.models.modules.light_bifpn import upsample
 from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
 from featherface.training.learner import Learner
-from featherface.training.losses import label_losses
+from featherface.training.losses import Targets, label_losses
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn
@@ -59,12 +63,18 @@ def fit_branch(
     the labels.
 
     Raises:
-        ConfigError: the student has no detail branch, or the teacher other maps than its units.
+        ConfigError: the student has no detail branch, the matching is dynamic, or the teacher has
+            other maps than its units.
         WeightsError: the teacher's file cannot be read.
     """
     config, student, start = learner.config, learner.student, learner.config.start
     if not isinstance(student, FeatherFaceV2) or student.branch is None:
         raise ConfigError("start.branch_crops: needs model.detail_branch: true")
+    if config.loss.matching == "dynamic":
+        raise ConfigError(
+            "start.branch_crops: loss.matching: dynamic asks anchors of all strides, and only "
+            "those of strides 8 and 16 answer here; take compensated or retinaface"
+        )
     if start.branch_teacher is None:
         raise ConfigError("start.branch_crops: needs start.branch_teacher, whose maps are learned")
     branch = student.branch
@@ -146,10 +156,12 @@ def fit_branch(
 
     # 3. Labels, for all behind the stages.
     branch.requires_grad_(False)
-    behind = [*branch.neck.parameters(), *branch.towers.parameters()]
+    parts = (branch.around, branch.neck, branch.towers)
+    behind = [value for part in parts for value in part.parameters()]
     for value in behind:
         value.requires_grad_(True)
-    heads = GroupedHeads([student.heads.read[0]] * len(STRIDES), None).to(images.device)
+    width = student.heads.read[0] // 2
+    heads = GroupedHeads([width] * len(BRANCH_STRIDES), None).to(images.device)
     predictors = list(heads.parameters())
 
     def labels_loss(batch: Batch) -> Tensor:
@@ -157,12 +169,10 @@ def fit_branch(
         levels = branch.levels(as_input(batch.images))
         towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
         outputs = outputs_of([p(x) for p, x in zip(heads.predictors, towers, strict=True)])
-        terms = label_losses(
-            outputs,
-            learner.anchors_of(batch.images),
-            learner.match(batch, outputs),
-            config.loss,
-        )
+        anchors, whole = learner.anchors_of(batch.images), learner.match(batch)
+        count = outputs.logits.shape[1]
+        targets = Targets(*(x[:, :count] for x in vars(whole).values()))
+        terms = label_losses(outputs, anchors[:count], targets, config.loss)
         return torch.stack(list(terms.values())).sum()
 
     of_labels = MatrixSteps(
@@ -183,7 +193,7 @@ def fit_branch(
 
 
 def units_of(branch: DetailBranch) -> list[nn.Sequential]:
-    """Its units in the order of the data, the neck from stride 32 down, the towers up from 8."""
+    """Its units in the order of the data, the neck from stride 16 down, the towers up from 8."""
     convolution, activation, _ = branch.stem
     found = [nn.Sequential(convolution, activation)]
     for part in (branch.stem, branch.stage_4, branch.stages):
@@ -193,9 +203,9 @@ def units_of(branch: DetailBranch) -> list[nn.Sequential]:
 
 
 def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
-    """What each of the units reads if those before it made ``maps``."""
+    """What each of the units reads if those before it made ``maps``, and nothing lies around."""
     stem, unit, *stage_4 = maps[:6]
-    stages, necks, _ = maps[6:12], maps[12:15], maps[15:]
+    stages, necks = maps[6:10], maps[10:12]
     ends = stages[1::2]
     down = [
         one
@@ -204,7 +214,7 @@ def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         )
         for one in (halved(before), first)
     ]
-    levels = [ends[2], *(x + upsample(y) for x, y in zip(ends[1::-1], necks, strict=False))]
+    levels = [ends[1], ends[0] + upsample(necks[0])]
     return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, *necks[::-1]]
 
 
@@ -290,13 +300,11 @@ class WhitenedUnit(nn.Module):
 
 @torch.no_grad()
 def let_both_speak(student: FeatherFaceV2, heads: GroupedHeads) -> None:
-    """The branch's ``heads`` alone at stride 8; at 16 and 32 the mean of theirs and the other's.
+    """The mean of the branch's ``heads`` and the other way's, where the branch has any.
 
     What the student's predictors read first is the other way's.
     """
-    own, *others = student.heads.predictors
-    own.load_state_dict(heads.predictors[0].state_dict())
-    for both, alone in zip(others, list(heads.predictors)[1:], strict=True):
+    for both, alone in zip(student.heads.predictors, heads.predictors, strict=False):
         assert isinstance(both, nn.Conv2d)
         assert isinstance(alone, nn.Conv2d)
         width = alone.in_channels

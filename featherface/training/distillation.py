@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featherface.anchors import STRIDES
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 from featherface.training.box_coding import aligned_iou_loss, decode_boxes
 from featherface.training.config import DistillationConfig
@@ -73,20 +72,17 @@ def normalise(x: Tensor) -> Tensor:
     return (x - mean) / (deviation + 1e-3)
 
 
-def compared_maps(maps: FeatureMaps, levels: int = len(STRIDES)) -> list[Tensor]:
-    """What both nets have at strides 8, 16, 32: backbone, neck, and what the heads read.
-
-    Of neck and context the last ``levels``, as a V2 with a detail branch has none at stride 8.
-    """
-    return [*maps.backbone, *maps.neck[-levels:], *maps.context[-levels:]]
+def compared_maps(maps: FeatureMaps) -> list[Tensor]:
+    """What both nets have at strides 8, 16, 32: backbone, neck, and what the heads read."""
+    return [*maps.backbone, *maps.neck, *maps.context]
 
 
-def twin_maps(maps: FeatureMaps, detail: bool = False, levels: int = len(STRIDES)) -> list[Tensor]:
-    """The last ``levels`` of neck and context, which both nets have at the same width.
+def twin_maps(maps: FeatureMaps, detail: bool = False) -> list[Tensor]:
+    """Neck and what the heads read, which both nets have at the same width.
 
     ``detail`` leaves out what the heads of stride 8 read: a detail stem adds there what V1 lacks.
     """
-    return [*maps.neck[-levels:], *maps.context[-levels:][int(detail) :]]
+    return [*maps.neck, *maps.context[int(detail) :]]
 
 
 def channel_spread(x: Tensor) -> Tensor:

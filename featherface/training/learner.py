@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from featherface.anchors import STRIDES, make_anchors
+from featherface.anchors import make_anchors
 from featherface.data.dataset import Batch
 from featherface.errors import ConfigError
 from featherface.models.baseline import BaselineV1
@@ -60,10 +60,9 @@ class Learner(nn.Module):
             if taught is not None:
                 with torch.no_grad():
                     shown = student.eval().forward_with_features(image)[1]
-                levels = twin_levels(student)
                 self.adapters = FeatureAdapters(
-                    [x.shape[1] for x in compared_maps(shown, levels)],
-                    [x.shape[1] for x in compared_maps(taught, levels)],
+                    [x.shape[1] for x in compared_maps(shown)],
+                    [x.shape[1] for x in compared_maps(taught)],
                 )
 
     def forward(
@@ -121,16 +120,12 @@ class Learner(nn.Module):
                 ).items():
                     terms[name] = weights.outputs * value
             if is_asked(weights.features) and taught_maps is not None:
-                levels = twin_levels(self.student)
                 if self.adapters is not None:
-                    distance = self.adapters(
-                        compared_maps(maps, levels), compared_maps(taught_maps, levels)
-                    )
+                    distance = self.adapters(compared_maps(maps), compared_maps(taught_maps))
                 else:
                     detail = has_detail(self.student) and not self.teacher_has_detail
-                    distance = twin_distance(
-                        twin_maps(maps, detail, levels), twin_maps(taught_maps, detail, levels)
-                    )
+                    ours, theirs = twin_maps(maps, detail), twin_maps(taught_maps, detail)
+                    distance = twin_distance(ours, theirs)
                 terms["features"] = weights.features * (config.distillation.features * distance)
         return terms
 
@@ -201,11 +196,6 @@ def has_detail(model: object) -> bool:
     if isinstance(model, TwinTeacher):
         return model.has_detail
     return isinstance(model, FeatherFaceV2) and model.detail is not None
-
-
-def twin_levels(model: object) -> int:
-    """How many of the last strides have maps of ``model`` that are V1's twins."""
-    return model.twin_levels if isinstance(model, FeatherFaceV2) else len(STRIDES)
 
 
 def is_asked(weight: float | Tensor) -> bool:

@@ -1,8 +1,8 @@
-"""A V2 with a detail branch from one whose neck goes down to stride 8.
+"""A V2 with a detail branch from one with a whole neck.
 
-The branch has stride 8 to itself, so the neck's nodes, the attention and the context there are
-dropped, and the convolutions of stage 2 are fitted to a lower rank. Neck and context of strides 16
-and 32, which lose what came up from stride 8, then learn to make the maps that the whole makes.
+Its neck gives stride 8 one node instead of three and nothing from there to the strides above, the
+detail stem is gone, and the convolutions of stage 2 are fitted to a lower rank. What is left learns
+to make the maps that the whole makes, those that the heads of stride 8 read included.
 """
 
 from __future__ import annotations
@@ -64,13 +64,12 @@ def start_shortened(
         raise ConfigError("start.shortened: needs model.detail_branch: true")
     longer = load_mean_v2(config.start.weight_files) if config.start.weight_files else None
     if longer is None or longer.branch is not None or longer.shared_stem:
-        raise ConfigError("start.shortened: needs start.weights of a V2 with a neck at stride 8")
+        raise ConfigError("start.shortened: needs start.weights of a V2 with a whole neck")
     longer.to(fabric.device).eval()
     batches = crops_to_keep(fabric, config, store, indices, config.start.shortened, seed=4)
     alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
     shorten(model, longer, as_input(torch.cat(alike)[: FITTED_CROPS // 4]))
-    levels = model.twin_levels
-    seen = [shown_by(longer, x.images, levels) for x in batches]
+    seen = [shown_by(longer, x.images) for x in batches]
     first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
     spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
     learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
@@ -90,7 +89,7 @@ def start_shortened(
         count = -(-len(one.stride_8) // STEPS_A_BATCH)
         chosen = np.sort(order.permutation(len(one.stride_8))[:count])
         with forward_pass(config, fabric.device.type):
-            made = way(model, as_input(one.stride_8[chosen]), levels)
+            made = way(model, as_input(one.stride_8[chosen]))
         wanted = [x[chosen].float() for x in one.maps]
         return spread_distance([x.float() for x in made], wanted, spreads) / len(made)
 
@@ -103,22 +102,25 @@ def start_shortened(
 
 
 @torch.no_grad()
-def shown_by(longer: FeatherFaceV2, images: Tensor, levels: int) -> Shown:
+def shown_by(longer: FeatherFaceV2, images: Tensor) -> Shown:
     """What ``longer`` makes of uint8 ``images`` ``[B, 3, S, S]``."""
-    stride_8 = longer.backbone.stage1(as_input(images))
-    return Shown(stride_8.half(), [x.half() for x in way(longer, stride_8, levels)])
+    images = as_input(images)
+    stride_8 = longer.backbone.stage1(images)
+    detail = longer.detail(images) if longer.detail is not None else None
+    return Shown(stride_8.half(), [x.half() for x in way(longer, stride_8, detail)])
 
 
-def way(model: FeatherFaceV2, stride_8: Tensor, levels: int) -> list[Tensor]:
-    """The neck's and the context's maps at the last ``levels`` strides, from the first stage's."""
-    backbone = model.backbone.behind_first_stage(stride_8)
-    neck = model.fused(*model.both_laterals(backbone))[-levels:]
-    return [*neck, *(ssh(x) for ssh, x in zip(model.context[-levels:], neck, strict=True))]
+def way(model: FeatherFaceV2, stride_8: Tensor, detail: Tensor | None = None) -> list[Tensor]:
+    """The neck's and the context's maps, from the first stage's and what a detail stem adds."""
+    gated = model.gated(*model.both_laterals(model.backbone.behind_first_stage(stride_8)))
+    neck = [x.relu() for x in gated]
+    read = [neck[0] if detail is None else (gated[0] + detail).relu(), *neck[1:]]
+    return [*neck, *(ssh(x) for ssh, x in zip(model.context, read, strict=True))]
 
 
 @torch.no_grad()
 def shorten(model: FeatherFaceV2, longer: FeatherFaceV2, images: Tensor) -> None:
-    """What both have, and of ``longer`` the way of strides 16 and 32, into ``model``, in place.
+    """What both have from ``longer`` into ``model``, in place.
 
     Factors of stage 2 are fitted on RGB ``images`` ``[B, 3, H, W]``.
     """
@@ -126,27 +128,17 @@ def shorten(model: FeatherFaceV2, longer: FeatherFaceV2, images: Tensor) -> None
     copy_same(model.backbone, longer.backbone)
     stride_8 = model.backbone.stage1(images)
     fit_blocks(model.backbone.stage2, longer.backbone.stage2, stride_8, stride_8)
-    levels = model.twin_levels
-    pairs: list[tuple[nn.ModuleList, nn.ModuleList]] = [
-        (model.laterals, longer.laterals),
-        (model.attention, longer.attention),
-        (model.context, longer.context),
-        (model.second_laterals, longer.second_laterals),
-    ]
-    for ours, theirs in pairs:
-        for one, other in zip(ours, list(theirs)[-levels:], strict=True):
-            copy_same(one, other)
+    for part in ("laterals", "second_laterals", "fusions", "attention", "context"):
+        copy_same(model.get_submodule(part), longer.get_submodule(part))
     for fusion, other in zip(model.fusions, longer.fusions, strict=True):
-        copy_same(fusion, other)
         ours_16, theirs_16 = fusion.out_16, other.out_16
         assert isinstance(ours_16, FusionNode)
         assert isinstance(theirs_16, FusionNode)
         if ours_16.edges is not None and theirs_16.edges is not None:
             ours_16.edges.copy_(theirs_16.edges[: len(ours_16.edges)])  # not from stride 8
-    ours_heads, theirs_heads = list(model.heads.predictors), list(longer.heads.predictors)
-    for mine, their in zip(ours_heads[-levels:], theirs_heads[-levels:], strict=True):
+    for mine, their in zip(model.heads.predictors, longer.heads.predictors, strict=True):
         assert isinstance(mine, nn.Conv2d)
         assert isinstance(their, nn.Conv2d)
-        mine.weight.zero_()
+        mine.weight.zero_()  # the branch is silent at first
         mine.weight[:, : their.in_channels] = their.weight
         mine.bias.copy_(their.bias)  # type: ignore[union-attr, arg-type]

@@ -3,8 +3,10 @@
 MobileNetV1 x0.25 looks at strides 2 and 4 through 8 to 32 channels, and what V1 misses of small
 faces is lost there. This branch has the shape of YuNet-n (Wu, Peng, Yu, Machine Intelligence
 Research 2023), 64 channels from stride 4 on and each 1x1 convolution before its depthwise one, so
-that YuNet can teach it map by map. Two detectors that learned apart err apart: the mean of their
-logits finds what neither does (docs/experiments.md).
+that YuNet can teach it map by map. It ends at stride 16, as large faces need no second opinion; a
+depthwise convolution at stride 32 tells it what lies around, instead of YuNet's stage there. Two
+detectors that learned apart err apart: the mean of their logits finds what neither does
+(docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from featherface.anchors import STRIDES
 from featherface.models.modules.light_bifpn import upsample
 
 STEM_CHANNELS = 16
+BRANCH_STRIDES = STRIDES[:2]
 
 
 class MixedDepthwise(nn.Sequential):
@@ -30,7 +33,7 @@ class MixedDepthwise(nn.Sequential):
 
 
 class DetailBranch(nn.Module):
-    """Image ``[B, 3, H, W]`` to maps ``[B, C, H / s, W / s]`` of strides 8, 16 and 32.
+    """Image ``[B, 3, H, W]`` to maps ``[B, C, H / s, W / s]`` of strides 8 and 16.
 
     :meth:`levels` makes them; ``towers`` make of each what the heads read.
     """
@@ -47,20 +50,24 @@ class DetailBranch(nn.Module):
             MixedDepthwise(STEM_CHANNELS, channels),
             two_blocks(channels),
         )
-        self.stages = nn.ModuleList(two_blocks(channels) for _ in STRIDES)
-        self.neck = nn.ModuleList(MixedDepthwise(channels, channels) for _ in STRIDES)
-        self.towers = nn.ModuleList(MixedDepthwise(channels, channels) for _ in STRIDES)
+        self.stages = nn.ModuleList(two_blocks(channels) for _ in BRANCH_STRIDES)
+        self.around = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        nn.init.zeros_(self.around.weight)  # silent at first, as the teacher has stages there
+        nn.init.zeros_(self.around.bias)  # type: ignore[arg-type]
+        self.neck = nn.ModuleList(MixedDepthwise(channels, channels) for _ in BRANCH_STRIDES)
+        self.towers = nn.ModuleList(MixedDepthwise(channels, channels) for _ in BRANCH_STRIDES)
 
     def levels(self, image: Tensor) -> list[Tensor]:
-        """The maps of its neck, which goes down from stride 32."""
+        """The maps of its neck, which goes down from stride 16."""
         x = self.stage_4(halved(self.stem(image)))
         maps = []
         for stage in self.stages:
             x = stage(halved(x))
             maps.append(x)
-        levels: list[Tensor] = []
+        coarser, levels = self.around(halved(x)), []
         for x, node in zip(reversed(maps), reversed(self.neck), strict=True):
-            levels.append(node(x + upsample(levels[-1]) if levels else x))
+            coarser = node(x + upsample(coarser))
+            levels.append(coarser)
         return levels[::-1]
 
 

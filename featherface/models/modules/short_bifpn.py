@@ -1,7 +1,8 @@
-"""BiFPN between strides 16 and 32 alone.
+"""BiFPN that leaves stride 8 alone until its last layer.
 
-V1's three layers (EfficientDet, Tan et al., CVPR 2020) without their nodes at stride 8, where V2
-has another way from the image. A third of the parameters, and most of the time, were spent there.
+V1's three layers (EfficientDet, Tan et al., CVPR 2020) beside a detail branch, which sees small
+faces better: stride 8 gets one node at the end and gives nothing to the strides above. Most of the
+time, and a third of the parameters, were spent there.
 """
 
 from __future__ import annotations
@@ -13,18 +14,24 @@ from featherface.models.modules.light_bifpn import FusionNode, upsample
 
 
 class ShortBiFPN(nn.Module):
-    """One top-down and bottom-up pass over strides 16 and 32, all of ``C`` channels."""
+    """One top-down and bottom-up pass over strides 16 and 32, all of ``C`` channels.
 
-    def __init__(self, channels: int) -> None:
+    The ``last`` of several has a node at stride 8, too; the others leave that map as it is.
+    """
+
+    def __init__(self, channels: int, last: bool) -> None:
         super().__init__()
         self.down_16 = FusionNode(channels, 2, weighted=True)
+        self.out_8 = FusionNode(channels, 2, weighted=True) if last else None
         self.out_16 = FusionNode(channels, 2, weighted=True)
         self.out_32 = FusionNode(channels, 2, weighted=True)
 
     def forward(self, levels: list[Tensor], again: list[Tensor] | None = None) -> list[Tensor]:
-        """``again``: other maps of strides 16 and 32 for the way up."""
-        stride_16, stride_32 = levels
-        again_16, again_32 = again or levels
+        """``levels`` of strides 8, 16, 32; ``again``: other maps of the last two for the way up."""
+        stride_8, stride_16, stride_32 = levels
+        again_16, again_32 = again or levels[1:]
         middle = self.down_16(stride_16, upsample(stride_32))
+        if self.out_8 is not None:
+            stride_8 = self.out_8(stride_8, upsample(middle))
         out_16 = self.out_16(again_16, middle)
-        return [out_16, self.out_32(again_32, downsample(out_16))]
+        return [stride_8, out_16, self.out_32(again_32, downsample(out_16))]
