@@ -6,6 +6,7 @@ save_diagram(load_v2(), Path("architecture.png"))
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,14 +20,23 @@ from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.errors import ConfigError
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.modules.detail_branch import BRANCH_STRIDES
 
 INK, SOFT, PAPER, LINE = "#17212b", "#5c6b7a", "#ffffff", "#8593a1"
 PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#64748b")
-WIDTHS = {"stages": 18.0, "levels": 16.5, "stem": 16.5, "fusion": 25.0, "heads": 26.0}
+WIDTHS = {
+    "stages": 18.0, "levels": 16.5, "stem": 16.5, "branch": 16.5, "fusion": 25.0,
+    "short fusion": 25.0, "heads": 26.0,
+}  # fmt: skip
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
 WAY = 62.8  # of what passes above all columns
-INSETS = {"fusion": 2.0, "stem": 0.0}  # of the arrows' ends, where not CELL_PAD
+INSETS = {
+    "fusion": 2.0,
+    "short fusion": 2.0,
+    "stem": 0.0,
+    "branch": 0.0,
+}  # of the arrows' ends, where not CELL_PAD
 IMAGE_WIDTH, LEFT = 13.0, 2.5
 SIDE = 640
 
@@ -128,12 +138,14 @@ def _draw_header(axes: Axes, column: Column) -> None:
 
 def _draw_part(axes: Axes, column: Column) -> None:
     kind = column.part.kind
-    if kind == "fusion":
+    if kind in ("fusion", "short fusion"):
         _draw_fusion(axes, column)
     elif kind == "heads":
         _draw_heads(axes, column)
     elif kind == "stem":
-        _draw_stem(axes, column)
+        _draw_stem(axes, column, ROWS[:1], "+")
+    elif kind == "branch":
+        _draw_stem(axes, column, ROWS[: len(BRANCH_STRIDES)], "‖")
     else:
         for row, text in zip(ROWS, column.part.cells, strict=True):
             _cell(axes, column.left + CELL_PAD, row, column.width - 2 * CELL_PAD, text, column)
@@ -148,13 +160,18 @@ def _draw_part(axes: Axes, column: Column) -> None:
 
 
 def _draw_fusion(axes: Axes, column: Column) -> None:
-    """Three inputs, the node in the middle, three outputs, and the edges between them."""
+    """Three inputs, the node in the middle, three outputs, and the edges between them.
+
+    A short one gives nothing from stride 8 to the strides above.
+    """
     ins, outs = column.left + 4.0, column.right - 4.0
     start, middle, end = ([(x, row) for row in ROWS] for x in (ins, column.middle, outs))
     edges = [
         (start[2], middle[1]), (start[1], middle[1]), (middle[1], end[0]), (start[0], end[0]),
-        (middle[1], end[1]), (end[0], end[1]), (start[2], end[2]), (end[1], end[2]),
+        (middle[1], end[1]), (start[2], end[2]), (end[1], end[2]),
     ]  # fmt: skip
+    if column.part.kind == "fusion":
+        edges.append((end[0], end[1]))
     for first, second in edges:
         _arrow(axes, first, second, column.colour, shrink=15)
     bend = FancyArrowPatch(
@@ -164,13 +181,13 @@ def _draw_fusion(axes: Axes, column: Column) -> None:
     axes.add_patch(bend)
     for x, y in [*start, middle[1], *end]:
         if x > ins:
-            _plus(axes, x, y, column.colour)
+            _joined(axes, x, y, column.colour, "+")
         else:
             axes.add_patch(Circle((x, y), 2.0, facecolor=PAPER, edgecolor=column.colour, lw=1.8))
 
 
-def _draw_stem(axes: Axes, column: Column) -> None:
-    """A way from the image, above all parts before it, added to stride 8; the others pass by."""
+def _draw_stem(axes: Axes, column: Column, rows: Sequence[float], how: str) -> None:
+    """A way from the image, above all parts before it, that joins some ``rows``; others pass by."""
     left, right = column.left + CELL_PAD, column.right - CELL_PAD
     bottom, top = ROWS[0] + 2.9, ROWS[0] + 6.7
     _box(axes, left, bottom, right - left, top - bottom, column.colour, "none")
@@ -182,8 +199,9 @@ def _draw_stem(axes: Axes, column: Column) -> None:
     along = [(image, ROWS[0] + 9.5), (image, WAY), (gap, WAY), (gap, (bottom + top) / 2)]
     axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4, zorder=0.5)
     _arrow(axes, along[-1], (left, along[-1][1]))
-    _plus(axes, column.middle, ROWS[0], column.colour)
-    _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
+    for above, row in zip((bottom + 2.0, *rows), rows, strict=False):
+        _arrow(axes, (column.middle, above - 2.0), (column.middle, row + 2.0), column.colour)
+        _joined(axes, column.middle, row, column.colour, how)
     for row in ROWS:
         axes.plot([_entry(column), _exit(column)], [row, row], color=LINE, lw=1.4, zorder=0.5)
 
@@ -202,9 +220,10 @@ def _draw_branch(axes: Axes, column: Column, stem: Column) -> None:
     _arrow(axes, (x, ROWS[0]), (column.left + CELL_PAD, ROWS[0]))
 
 
-def _plus(axes: Axes, x: float, y: float, colour: str) -> None:
+def _joined(axes: Axes, x: float, y: float, colour: str, how: str) -> None:
+    """A node: a sum, or maps side by side."""
     axes.add_patch(Circle((x, y), 2.0, facecolor=colour, edgecolor=colour, lw=1.8))
-    axes.text(x, y, "+", size=14, color=PAPER, ha="center", va="center_baseline")
+    axes.text(x, y, how, size=14, color=PAPER, ha="center", va="center_baseline")
 
 
 def _draw_heads(axes: Axes, column: Column) -> None:

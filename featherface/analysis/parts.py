@@ -12,7 +12,7 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "stem", "fusion", "heads"]
+Kind = Literal["stages", "levels", "stem", "branch", "fusion", "short fusion", "heads"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Part:
         note: one line of what it does.
         parameters: learned values, those shared with an earlier part not counted again.
         kind: how it lies over the strides: backbone stages, one copy a stride, a way from the
-            image to stride 8, fusion across strides, or one set of weights for all of them.
+            image to stride 8 or beside others to the heads, fusion across strides, in short without
+            what goes up from stride 8, or one set of weights for all of them.
         cells: a text for each stride 8, 16, 32.
     """
 
@@ -60,7 +61,10 @@ def parts_of(model: FeatherFaceV1 | FeatherFaceV2) -> list[Part]:
 
 
 def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
-    """Backbone, laterals, light BiFPN, CBAM-lite, detail stem if any, light SSH, grouped heads."""
+    """Backbone, laterals, light BiFPN, CBAM-lite, light SSH, grouped heads.
+
+    A detail stem stands before what reads it, and so does a detail branch.
+    """
     count = parameters_by_part(model)
     width = model.heads.predictors[-1].in_channels  # the finer ones may read two ways
     weighted, light = len(model.second_laterals) > 0, model.heads.depthwise is None
@@ -81,7 +85,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             f"Light BiFPN ×{len(model.fusions)}",
             "weighted, both ways" if weighted else "plain sums, both ways",
             count["fusions"],
-            "fusion",
+            "fusion" if model.branch is None else "short fusion",
             _same(""),
         ),
         Part(
@@ -91,7 +95,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             "levels",
             _same("channel\n× spatial gate"),
         ),
-        *detail_part(model, count),
+        *stem_part(model, count),
         Part(
             "Light SSH" if light else "Grouped SSH",
             "separable" if light else "plain, in groups",
@@ -99,6 +103,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             "levels",
             _same(light_cells(model) if light else "3×3 5×5 7×7\ngrouped"),
         ),
+        *branch_part(model, count),
         Part(
             "Grouped heads",
             "one a stride" if light else "one tower for all strides",
@@ -109,22 +114,20 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
     ]
 
 
-def detail_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
-    """The detail stem or branch, where there is one: its channels at strides 2, 4 and 8.
+def branch_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
+    """The detail branch, where there is one: its channels at strides 2, and 4 and more."""
+    if model.branch is None:
+        return []
+    widths = {m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)}
+    cells = _cells((" → ".join(map(str, sorted(widths))), "", ""))
+    return [Part("Detail branch", "for small faces", count["branch"], "branch", cells)]
+
+
+def stem_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
+    """The detail stem, where there is one: its channels at strides 2, 4 and 8.
 
     Of one that the backbone shares, those up to stride 4 stand in the second cell.
     """
-    if model.branch is not None:
-        widths = [m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)]
-        return [
-            Part(
-                "Detail branch",
-                "a second way from the image",
-                count["branch"],
-                "stem",
-                _cells((f"stride 2: {widths[0]}", f"from 4 on: {widths[-1]}", "")),
-            )
-        ]
     if model.detail is None:
         return []
     widths = [m.out_channels for m in model.detail.modules() if isinstance(m, nn.Conv2d)]

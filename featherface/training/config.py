@@ -86,7 +86,9 @@ class ModelConfig(Section):
         0.1, ge=0, description="of the activations; 0 is a ReLU, which runtimes compute faster"
     )
     detail_branch: bool = Field(
-        False, description="a second way from the image to strides 8 and 16; the neck then has no 8"
+        False,
+        description="a second way from the image, whose maps of strides 8 and 16 the heads read "
+        "beside the others; the neck then has one node at stride 8",
     )
 
     @model_validator(mode="after")
