@@ -86,9 +86,8 @@ class FeatherFaceV2(nn.Module):
             stage3_rank=stage3_rank,
             stem_channels=detail_channels if shared_stem else 0,
         )
-        widths = {8: 64, 16: 128, 32: stage3_channels}
         self.laterals = nn.ModuleList(
-            lateral(widths[stride], lateral_rank if stride == 32 else 0) for stride in STRIDES
+            [lateral(64), lateral(128), lateral(stage3_channels, lateral_rank)]
         )
         self.second_laterals = nn.ModuleList(
             lateral(channels) for _ in (STRIDES[1:] if weighted else ())
@@ -133,9 +132,12 @@ class FeatherFaceV2(nn.Module):
 
     def behind_neck(self, neck: list[Tensor]) -> tuple[HeadOutputs, list[Tensor]]:
         """Head outputs, and what the heads read."""
-        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
-        towers = self.heads.towers(context)
+        towers = self.heads.towers(self.contexts(neck))
         return self.heads.predict(towers), towers
+
+    def contexts(self, neck: list[Tensor]) -> list[Tensor]:
+        """What the context makes of the neck."""
+        return [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
 
     def forward_with_features(self, image: Tensor) -> tuple[HeadOutputs, FeatureMaps]:
         """Head outputs and the maps that distillation compares with V1's.
@@ -166,24 +168,30 @@ class FeatherFaceV2(nn.Module):
         self, backbone: list[Tensor], detail: Detail = None
     ) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the backbone's three maps and what the second way gave."""
-        levels, again = self.both_laterals(backbone)
-        gated = self.gated(levels, again)
-        neck = [x.relu() for x in gated]
         if isinstance(detail, list):
-            return self.in_two_ways(backbone, neck, detail)
-        read = [(gated[0] + detail).relu(), *neck[1:]] if isinstance(detail, Tensor) else neck
+            return self.in_two_ways(backbone, detail)
+        neck, read = self.necks(backbone, detail)
         outputs, towers = self.behind_neck(read)
         return outputs, FeatureMaps(list(backbone), neck, towers)
 
+    def necks(
+        self, backbone: list[Tensor], detail: Tensor | None = None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The neck as V1 has it, and what the context reads: the same and what a stem adds."""
+        gated = self.gated(*self.both_laterals(backbone))
+        neck = [x.relu() for x in gated]
+        return neck, neck if detail is None else [(gated[0] + detail).relu(), *neck[1:]]
+
     def in_two_ways(
-        self, backbone: list[Tensor], neck: list[Tensor], branch: list[Tensor]
+        self, backbone: list[Tensor], branch: list[Tensor]
     ) -> tuple[HeadOutputs, FeatureMaps]:
         """The same with a detail branch: at its strides the heads read both ways.
 
         The maps are those of the way that V1 has as well.
         """
         assert self.branch is not None
-        context = [ssh(x) for ssh, x in zip(self.context, neck, strict=True)]
+        neck, read = self.necks(backbone)
+        context = self.contexts(read)
         towers = [tower(x) for tower, x in zip(self.branch.towers, branch, strict=True)]
         both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=False)]
         outputs = self.heads.predict([*both, *context[len(both) :]])
@@ -197,8 +205,7 @@ class FeatherFaceV2(nn.Module):
         edge weights into those around them; activations without a slope are ReLUs.
         """
         model = copy.deepcopy(self).eval()
-        if model.branch is None:
-            model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
+        model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):
                 if isinstance(child, ShuffledPointwise):

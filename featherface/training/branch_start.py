@@ -31,14 +31,13 @@ from featherface.models.modules.detail_branch import (
     MixedDepthwise,
     halved,
 )
-from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
+from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.light_bifpn import upsample
 from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
-from featherface.training.learner import Learner
-from featherface.training.losses import Targets, label_losses
+from featherface.training.learner import Learner, refuse_dynamic
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn
+from featherface.training.short_run import learn, learning_alone
 
 UNIT_CROPS, WHOLE_CROPS, LABELLED_CROPS = 2, 2, 4  # of a step
 UNIT_RATE, WHOLE_RATE, LABELS_RATE = 3e-3, 1e-4, 6e-4
@@ -70,11 +69,7 @@ def fit_branch(
     config, student, start = learner.config, learner.student, learner.config.start
     if not isinstance(student, FeatherFaceV2) or student.branch is None:
         raise ConfigError("start.branch_crops: needs model.detail_branch: true")
-    if config.loss.matching == "dynamic":
-        raise ConfigError(
-            "start.branch_crops: loss.matching: dynamic asks anchors of all strides, and only "
-            "those of strides 8 and 16 answer here; take compensated or retinaface"
-        )
+    refuse_dynamic(config, "start.branch_crops", "strides 8 and 16")
     if start.branch_teacher is None:
         raise ConfigError("start.branch_crops: needs start.branch_teacher, whose maps are learned")
     branch = student.branch
@@ -85,8 +80,6 @@ def fit_branch(
         )
     teacher = MapTeacher(start.branch_teacher)
     seen = crops_to_keep(fabric, config, store, indices, start.branch_crops, seed=3)
-    learned_before = {p: p.requires_grad for p in student.parameters()}
-    student.eval().requires_grad_(False)
     order = np.random.default_rng((config.seed, fabric.global_rank))
 
     def run(
@@ -111,85 +104,78 @@ def fit_branch(
         first, last = learn(fabric, optimiser, steps, loss_at, rate, config.optimiser.clip_norm)
         report(f"{name}: {steps:,} steps, loss {first:.3f} to {last:.3f}")
 
-    # 1. Every unit alone.
-    images = torch.cat([as_input(x.images) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
-    shown = teacher(images)
-    deviations = [deviation_of(x) for x in shown]
-    learning = nn.ModuleList(
-        WhitenedUnit(x, deviation, unit)
-        for x, deviation, unit in zip(inputs_of(images, shown), deviations, units, strict=True)
-    )
-
-    def units_loss(batch: Batch) -> Tensor:
-        """How far each unit is from its teacher's, in units of the outputs' deviation."""
-        images = as_input(batch.images)
+    with learning_alone(student, []):
+        # 1. Every unit alone.
+        images = torch.cat([as_input(x.images) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
         shown = teacher(images)
-        inputs = inputs_of(images, shown)
-        losses = [
-            (unit(x) - y / deviation).square().mean()
-            for unit, x, y, deviation in zip(learning, inputs, shown, deviations, strict=True)
-        ]
-        return torch.stack(losses).mean()
+        deviations = [deviation_of(x) for x in shown]
+        learning = nn.ModuleList(
+            WhitenedUnit(x, deviation, unit)
+            for x, deviation, unit in zip(inputs_of(images, shown), deviations, units, strict=True)
+        )
 
-    of_units = MatrixSteps([Part(1.0, list(learning.parameters()))])
-    run("Units", start.branch_passes[0], UNIT_CROPS, UNIT_RATE, of_units, units_loss)
-    for unit, learned in zip(units, learning, strict=True):
-        assert isinstance(learned, WhitenedUnit)
-        learned.write_to(unit)
+        def units_loss(batch: Batch) -> Tensor:
+            """How far each unit is from its teacher's, in units of the outputs' deviation."""
+            images = as_input(batch.images)
+            shown = teacher(images)
+            inputs = inputs_of(images, shown)
+            losses = [
+                (unit(x) - y / deviation).square().mean()
+                for unit, x, y, deviation in zip(learning, inputs, shown, deviations, strict=True)
+            ]
+            return torch.stack(losses).mean()
 
-    # 2. The branch as a whole.
-    branch.requires_grad_(True)
+        of_units = MatrixSteps([Part(1.0, list(learning.parameters()))])
+        run("Units", start.branch_passes[0], UNIT_CROPS, UNIT_RATE, of_units, units_loss)
+        for unit, learned in zip(units, learning, strict=True):
+            assert isinstance(learned, WhitenedUnit)
+            learned.write_to(unit)
 
-    def whole_loss(batch: Batch) -> Tensor:
-        """How far the maps are that the branch makes from the image."""
-        images = as_input(batch.images)
-        losses = [
-            ((x - y) / deviation).square().mean()
-            for x, y, deviation in zip(
-                maps_of(branch, images), teacher(images), deviations, strict=True
-            )
-        ]
-        return torch.stack(losses).mean()
+        # 2. The branch as a whole.
+        branch.requires_grad_(True)
 
-    of_whole = MatrixSteps([Part(1.0, list(branch.parameters()))])
-    run("Branch", start.branch_passes[1], WHOLE_CROPS, WHOLE_RATE, of_whole, whole_loss)
+        def whole_loss(batch: Batch) -> Tensor:
+            """How far the maps are that the branch makes from the image."""
+            images = as_input(batch.images)
+            losses = [
+                ((x - y) / deviation).square().mean()
+                for x, y, deviation in zip(
+                    maps_of(branch, images), teacher(images), deviations, strict=True
+                )
+            ]
+            return torch.stack(losses).mean()
 
-    # 3. Labels, for all behind the stages.
-    branch.requires_grad_(False)
-    parts = (branch.around, branch.neck, branch.towers)
-    behind = [value for part in parts for value in part.parameters()]
-    for value in behind:
-        value.requires_grad_(True)
-    width = student.heads.read[0] // 2
-    heads = GroupedHeads([width] * len(BRANCH_STRIDES), None).to(images.device)
-    predictors = list(heads.parameters())
+        of_whole = MatrixSteps([Part(1.0, list(branch.parameters()))])
+        run("Branch", start.branch_passes[1], WHOLE_CROPS, WHOLE_RATE, of_whole, whole_loss)
 
-    def labels_loss(batch: Batch) -> Tensor:
-        """The labels' losses of what the branch says alone."""
-        levels = branch.levels(as_input(batch.images))
-        towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
-        outputs = outputs_of([p(x) for p, x in zip(heads.predictors, towers, strict=True)])
-        anchors, whole = learner.anchors_of(batch.images), learner.match(batch)
-        count = outputs.logits.shape[1]
-        targets = Targets(*(x[:, :count] for x in vars(whole).values()))
-        terms = label_losses(outputs, anchors[:count], targets, config.loss)
-        return torch.stack(list(terms.values())).sum()
+        # 3. Labels, for all behind the stages.
+        branch.requires_grad_(False)
+        parts = (branch.around, branch.neck, branch.towers)
+        behind = [value for part in parts for value in part.parameters()]
+        for value in behind:
+            value.requires_grad_(True)
+        width = student.heads.read[0] // 2
+        heads = GroupedHeads([width] * len(BRANCH_STRIDES), None).to(images.device)
+        predictors = list(heads.parameters())
 
-    of_labels = MatrixSteps(
-        [Part(NECKS_SHARE, behind), Part(PREDICTORS_SHARE, predictors)], predictors
-    )
-    run(
-        "Branch by labels",
-        start.branch_passes[2],
-        LABELLED_CROPS,
-        LABELS_RATE,
-        of_labels,
-        labels_loss,
-    )
-    let_both_speak(student, heads)
-    student.requires_grad_(False)
-    for parameter, learns in learned_before.items():
-        parameter.requires_grad_(learns)
+        def labels_loss(batch: Batch) -> Tensor:
+            """The labels' losses of what the branch says alone."""
+            levels = branch.levels(as_input(batch.images))
+            towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
+            return learner.finest_loss(batch, heads.predict(towers))
+
+        of_labels = MatrixSteps(
+            [Part(NECKS_SHARE, behind), Part(PREDICTORS_SHARE, predictors)], predictors
+        )
+        run(
+            "Branch by labels",
+            start.branch_passes[2],
+            LABELLED_CROPS,
+            LABELS_RATE,
+            of_labels,
+            labels_loss,
+        )
+        let_both_speak(student, heads)
 
 
 def units_of(branch: DetailBranch) -> list[nn.Sequential]:

@@ -165,8 +165,8 @@ class StartConfig(Section):
     shortened: int = Field(
         0,
         ge=0,
-        description="``weights`` are of a V2 with a neck at stride 8; by so many crops what is "
-        "left without it learns the maps of strides 16 and 32 of the whole",
+        description="``weights`` are of a V2 with a whole neck; by so many crops what is left of "
+        "it beside a detail branch learns the maps of the whole",
     )
     shortened_passes: int = Field(8, gt=0, description="how often it sees them")
     branch_crops: int = Field(

@@ -27,11 +27,10 @@ from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.training.distillation import channel_spread
 from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
-from featherface.training.learner import Learner
-from featherface.training.losses import Targets, label_losses
+from featherface.training.learner import Learner, refuse_dynamic
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, share_values
+from featherface.training.short_run import learn, learning_alone, share_values
 
 LABELLED_CROPS, STEM_CROPS = 4, 2  # of a step: few, as the stem learns from every cell
 READER_RATE, STEM_RATE, LABELS_RATE = 2e-3, 4e-3, 1.5e-3
@@ -80,17 +79,11 @@ def fit_detail(
     config, student = learner.config, learner.student
     if not isinstance(student, FeatherFaceV2) or student.detail is None or student.shared_stem:
         raise ConfigError("start.detail_crops: needs model.detail_channels, shared with nothing")
-    if config.loss.matching == "dynamic":
-        raise ConfigError(
-            "start.detail_crops: loss.matching: dynamic asks anchors of all strides, and only "
-            "those of stride 8 answer here; take compensated or retinaface"
-        )
+    refuse_dynamic(config, "start.detail_crops", "stride 8")
     stem, device = student.detail, fabric.device
     seen = answered_batches(fabric, learner, student, store, indices)
-    learned_before = {p: p.requires_grad for p in student.parameters()}
     context, predictor = student.context[0], student.heads.predictors[0]
     reading = [*context.parameters(), *predictor.parameters()]
-    student.eval().requires_grad_(False)
     reader = Reader(seen[0].shown.shape[1], seen[0].neck.shape[1]).to(device)
     share_values(fabric, reader.parameters())
     passes = config.start.detail_passes
@@ -129,58 +122,52 @@ def fit_detail(
     def labels_loss(crops: Answered, added: Tensor) -> Tensor:
         """The labels' losses at the anchors of stride 8."""
         outputs = student.heads.at_stride_8(context((crops.neck.float() + added).relu()))
-        anchors = learner.anchors_of(crops.labels.images)
-        count = outputs.logits.shape[1]
-        whole = learner.match(crops.labels)
-        targets = Targets(*(x[:, :count] for x in vars(whole).values()))
-        terms = label_losses(outputs, anchors[:count], targets, config.loss)
-        return torch.stack(list(terms.values())).sum()
+        return learner.finest_loss(crops.labels, outputs)
 
-    run(
-        "Reader",
-        passes[0],
-        LABELLED_CROPS,
-        READER_RATE,
-        [Part(1.0, list(reader.parameters())), Part(READERS_SHARE, reading)],
-        reader,
-        lambda crops: labels_loss(crops, reader(crops.shown.float())),
-    )
-    reads = copy.deepcopy(context)
-    added_spread, made_spread = spreads(reader, reads, seen)
+    with learning_alone(student, []):
+        run(
+            "Reader",
+            passes[0],
+            LABELLED_CROPS,
+            READER_RATE,
+            [Part(1.0, list(reader.parameters())), Part(READERS_SHARE, reading)],
+            reader,
+            lambda crops: labels_loss(crops, reader(crops.shown.float())),
+        )
+        reads = copy.deepcopy(context)
+        added_spread, made_spread = spreads(reader, reads, seen)
 
-    def stem_loss(crops: Answered) -> Tensor:
-        """How far the stem is from the reader, and what the context makes of both."""
-        added = stem(as_input(crops.labels.images))
-        neck = crops.neck.float()
-        with torch.no_grad():
-            wanted = reader(crops.shown.float())
-            made = reads((neck + wanted).relu())
-        near = ((added - wanted).square() / added_spread).mean()
-        distance = (reads((neck + added).relu()) - made).square() / made_spread
-        return near + CONTEXT_WEIGHT * distance.mean()
+        def stem_loss(crops: Answered) -> Tensor:
+            """How far the stem is from the reader, and what the context makes of both."""
+            added = stem(as_input(crops.labels.images))
+            neck = crops.neck.float()
+            with torch.no_grad():
+                wanted = reader(crops.shown.float())
+                made = reads((neck + wanted).relu())
+            near = ((added - wanted).square() / added_spread).mean()
+            distance = (reads((neck + added).relu()) - made).square() / made_spread
+            return near + CONTEXT_WEIGHT * distance.mean()
 
-    own = Part(1.0, list(stem.parameters()))
-    run("Detail stem", passes[1], STEM_CROPS, STEM_RATE, [own], stem, stem_loss)
+        own = Part(1.0, list(stem.parameters()))
+        run("Detail stem", passes[1], STEM_CROPS, STEM_RATE, [own], stem, stem_loss)
 
-    def both_losses(crops: Answered) -> Tensor:
-        """The labels, and the reader while they teach."""
-        added = stem(as_input(crops.labels.images))
-        with torch.no_grad():
-            wanted = reader(crops.shown.float())
-        hint = ((added - wanted).square() / added_spread).mean()
-        return labels_loss(crops, added) + HINT_WEIGHT * hint
+        def both_losses(crops: Answered) -> Tensor:
+            """The labels, and the reader while they teach."""
+            added = stem(as_input(crops.labels.images))
+            with torch.no_grad():
+                wanted = reader(crops.shown.float())
+            hint = ((added - wanted).square() / added_spread).mean()
+            return labels_loss(crops, added) + HINT_WEIGHT * hint
 
-    run(
-        "Detail stem by labels",
-        passes[2],
-        LABELLED_CROPS,
-        LABELS_RATE,
-        [Part(READERS_SHARE, own.values), Part(READERS_SHARE, reading)],
-        stem,
-        both_losses,
-    )
-    for parameter, learns in learned_before.items():
-        parameter.requires_grad_(learns)
+        run(
+            "Detail stem by labels",
+            passes[2],
+            LABELLED_CROPS,
+            LABELS_RATE,
+            [Part(READERS_SHARE, own.values), Part(READERS_SHARE, reading)],
+            stem,
+            both_losses,
+        )
 
 
 @torch.no_grad()

@@ -135,6 +135,14 @@ class Learner(nn.Module):
         anchors = self.anchors_of(batch.images)
         return match_batch(prediction, anchors, batch, config.loss.matching, config.data.face_score)
 
+    def finest_loss(self, labels: Batch, outputs: HeadOutputs) -> Tensor:
+        """The labels' losses, summed, at the first anchors, those that ``outputs`` are of."""
+        count = outputs.logits.shape[1]
+        targets = Targets(*(x[:, :count] for x in vars(self.match(labels)).values()))
+        anchors = self.anchors_of(labels.images)[:count]
+        terms = label_losses(outputs, anchors, targets, self.config.loss)
+        return torch.stack(list(terms.values())).sum()
+
     def anchors_of(self, images: Tensor) -> Tensor:
         """The anchors ``[A, 4]`` of images of this size, copied to their device once."""
         size = tuple(images.shape[2:])
@@ -189,6 +197,19 @@ class Learner(nn.Module):
                 f"{asks}: needs V1's weights as distillation.teacher, whose maps are learned from"
             )
         return outputs, maps
+
+
+def refuse_dynamic(config: RunConfig, asks: str, answering: str) -> None:
+    """For a setting that ``asks`` for labels where only the anchors of some strides answer.
+
+    Raises:
+        ConfigError: the matching is dynamic.
+    """
+    if config.loss.matching == "dynamic":
+        raise ConfigError(
+            f"{asks}: loss.matching: dynamic asks anchors of all strides, and only "
+            f"those of {answering} answer here; take compensated or retinaface"
+        )
 
 
 def has_detail(model: object) -> bool:

@@ -112,10 +112,8 @@ def shown_by(longer: FeatherFaceV2, images: Tensor) -> Shown:
 
 def way(model: FeatherFaceV2, stride_8: Tensor, detail: Tensor | None = None) -> list[Tensor]:
     """The neck's and the context's maps, from the first stage's and what a detail stem adds."""
-    gated = model.gated(*model.both_laterals(model.backbone.behind_first_stage(stride_8)))
-    neck = [x.relu() for x in gated]
-    read = [neck[0] if detail is None else (gated[0] + detail).relu(), *neck[1:]]
-    return [*neck, *(ssh(x) for ssh, x in zip(model.context, read, strict=True))]
+    neck, read = model.necks(model.backbone.behind_first_stage(stride_8), detail)
+    return [*neck, *model.contexts(read)]
 
 
 @torch.no_grad()

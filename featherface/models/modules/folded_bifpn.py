@@ -107,9 +107,12 @@ def fold_edges(
 ) -> nn.ModuleList:
     """``fusions`` folded, in place where a layer or lateral has to scale what it makes.
 
-    Plain sums, a single set of laterals and edges that are hardly there stay as they are.
+    Plain sums, a single set of laterals, edges that are hardly there and layers of another kind
+    stay as they are.
     """
     layers = [layer for layer in fusions if isinstance(layer, LightBiFPN)]
+    if len(layers) < len(fusions):
+        return fusions
     nodes = [x for layer in layers for x in layer.children() if isinstance(x, FusionNode)]
     plain = any(node.edges is None for node in nodes)
     if plain or not len(second_laterals) or min(min(edges_of(x)) for x in nodes) < LEAST_EDGE:
