@@ -37,7 +37,7 @@ from featherface.training.kept_crops import as_input, chosen_crops, crops_to_kee
 from featherface.training.learner import Learner, refuse_dynamic
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, share_values
 
 UNIT_CROPS, WHOLE_CROPS, LABELLED_CROPS = 2, 2, 4  # of a step
 UNIT_RATE, WHOLE_RATE, LABELS_RATE = 3e-3, 1e-4, 6e-4
@@ -107,12 +107,15 @@ def fit_branch(
     with learning_alone(student, []):
         # 1. Every unit alone.
         images = torch.cat([as_input(x.images) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
+        images = fabric.broadcast(images)  # all processes learn in the same coordinates
         shown = teacher(images)
         deviations = [deviation_of(x) for x in shown]
         learning = nn.ModuleList(
             WhitenedUnit(x, deviation, unit)
             for x, deviation, unit in zip(inputs_of(images, shown), deviations, units, strict=True)
         )
+
+        share_values(fabric, learning.parameters())
 
         def units_loss(batch: Batch) -> Tensor:
             """How far each unit is from its teacher's, in units of the outputs' deviation."""
@@ -157,6 +160,7 @@ def fit_branch(
         width = student.heads.read[0] // 2
         heads = GroupedHeads([width] * len(BRANCH_STRIDES), None).to(images.device)
         predictors = list(heads.parameters())
+        share_values(fabric, predictors)
 
         def labels_loss(batch: Batch) -> Tensor:
             """The labels' losses of what the branch says alone."""

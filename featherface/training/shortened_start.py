@@ -68,7 +68,8 @@ def start_shortened(
     longer.to(fabric.device).eval()
     batches = crops_to_keep(fabric, config, store, indices, config.start.shortened, seed=4)
     alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
-    shorten(model, longer, as_input(torch.cat(alike)[: FITTED_CROPS // 4]))
+    fitted = fabric.broadcast(torch.cat(alike)[: FITTED_CROPS // 4])  # the same factors for all
+    shorten(model, longer, as_input(fitted))
     seen = [shown_by(longer, x.images) for x in batches]
     first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
     spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
