@@ -24,17 +24,17 @@ from featherface.training.branch_start import (
     deviation_of,
     fit_branch,
     inputs_of,
-    let_both_speak,
+    let_speak_alone,
     maps_of,
     units_of,
 )
 from featherface.training.config import RunConfig
 from featherface.training.learner import Learner
 from featherface.training.optimisers import make_optimisers
-from featherface.training.shortened_start import shorten, start_shortened
+from featherface.training.shortened_start import join_predictors, shorten, start_shortened
 from featherface.training.student import build_student, freeze
 
-UNITS = 14
+UNITS = 13
 
 
 class AllMaps(nn.Module):
@@ -80,6 +80,8 @@ def config(tmp_path_factory: pytest.TempPathFactory, peer: tuple[Path, DetailBra
         model={"detail_branch": True, "channels": 16},
         loss={"matching": "compensated"},
         start={
+            "shortened": 24,
+            "shortened_passes": 6,
             "branch_crops": 64,
             "branch_passes": [12, 3, 1],
             "branch_teacher": {
@@ -100,14 +102,13 @@ def test_units_their_inputs_and_their_maps_agree() -> None:
         assert len(units) == len(inputs) == len(maps) == UNITS
         for unit, x, y in zip(units, inputs, maps, strict=True):
             torch.testing.assert_close(unit(x), y)
-        for made, level in zip(maps[11:9:-1], branch.levels(image), strict=True):
-            torch.testing.assert_close(made, level)
-    assert {id(p) for unit in [*units, branch.around] for p in unit.parameters()} == {
-        id(p) for p in branch.parameters()
-    }
+        torch.testing.assert_close(maps[-1], branch(image).tower)
+    assert {
+        id(p) for unit in [*units, branch.around, branch.detail] for p in unit.parameters()
+    } == {id(p) for p in branch.parameters()}
 
 
-@pytest.mark.parametrize("place", [0, 1, 3, 13])
+@pytest.mark.parametrize("place", [0, 1, 4, 11, 12])
 def test_a_unit_is_given_what_was_learned_in_other_coordinates(place: int) -> None:
     torch.manual_seed(0)
     branch = DetailBranch(24).eval()
@@ -157,31 +158,36 @@ def test_the_branch_comes_near_a_teacher_of_its_shape(
 
 def test_both_ways_have_an_equal_say_where_the_branch_has_any() -> None:
     torch.manual_seed(0)
-    student, heads = unsettled(**TWO_WAYS), GroupedHeads([64] * 2, None)
+    student, alone, other = (
+        unsettled(**TWO_WAYS),
+        GroupedHeads([64], None),
+        GroupedHeads([64], None),
+    )
+    let_speak_alone(student, alone)
+    both = student.heads.predictors[0]
     context, tower = torch.rand(2, 1, 64, 4, 4)
-    before = copy.deepcopy(student.heads.predictors)
-    let_both_speak(student, heads)
+    one, two = other.predictors[0], alone.predictors[0]
+    assert all(isinstance(x, nn.Conv2d) for x in (both, one))
     with torch.no_grad():
-        for level, alone in enumerate(heads.predictors):
-            nothing = torch.zeros_like(tower)
-            of_context = before[level](torch.cat([context, nothing], 1))
-            made = student.heads.predictors[level](torch.cat([context, tower], 1))
-            torch.testing.assert_close(made, (of_context + alone(tower)) / 2)
-        torch.testing.assert_close(student.heads.predictors[2](context), before[2](context))
+        torch.testing.assert_close(both(torch.cat([context, tower], 1)), two(tower))
+        join_predictors(both, one)  # type: ignore[arg-type]
+        made = both(torch.cat([context, tower], 1))
+        torch.testing.assert_close(made, (one(context) + two(tower)) / 2)
+        coarse = student.heads.predictors[2]
+        join_predictors(coarse, one)  # type: ignore[arg-type]
+        torch.testing.assert_close(coarse(context), one(context))
 
 
-def test_a_shortened_v2_makes_the_same_but_for_what_it_lost() -> None:
+def test_a_v2_of_no_lower_rank_makes_the_same() -> None:
     longer = unsettled(**LIGHT)
-    with torch.no_grad():
-        for fusion in longer.fusions:
-            fusion.out_16.edges[2] = 0  # type: ignore[union-attr, index, operator]
-        for fusion in list(longer.fusions)[:-1]:  # their nodes at stride 8 make nothing
-            fusion.out_8.norm.weight.zero_()  # type: ignore[union-attr, operator]
-            fusion.out_8.norm.bias.zero_()  # type: ignore[union-attr, operator]
-        longer.fusions[-1].out_8.edges[0] = 0  # type: ignore[union-attr, index, operator]
     model = FeatherFaceV2(detail_branch=True)
+    with torch.no_grad():
+        for predictor in model.heads.predictors:
+            predictor.weight.zero_()  # type: ignore[operator, union-attr]
+            predictor.bias.zero_()  # type: ignore[operator, union-attr]
     image = torch.rand(1, 3, 64, 96) * 255
     shorten(model, longer, image)
+    finest = 8 * 12 * 2
     with torch.no_grad():
         (ours, our_maps), (theirs, their_maps) = (
             x.forward_with_features(image) for x in (model, longer)
@@ -190,9 +196,25 @@ def test_a_shortened_v2_makes_the_same_but_for_what_it_lost() -> None:
             pairs = zip(getattr(our_maps, name), getattr(their_maps, name), strict=True)
             for one, other in pairs:
                 torch.testing.assert_close(one, other)
-        # The branch's half of the predictors is silent at first.
         for one, other in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(one, other)
+            torch.testing.assert_close(one[:, finest:], other[:, finest:])
+            torch.testing.assert_close(one[:, :finest], other[:, :finest] / 2)  # the branch: silent
+
+
+def test_what_the_detail_stem_added_comes_from_the_branch() -> None:
+    torch.manual_seed(0)
+    longer, model = unsettled(**LIGHT | {"detail_channels": 48}), unsettled(**TWO_WAYS)
+    image = torch.rand(2, 3, 64, 96) * 255
+    shorten(model, longer, image)
+    assert model.branch is not None
+    assert longer.detail is not None
+    with torch.no_grad():
+        told, wanted = model.branch(image).detail, longer.detail(image)
+        torch.testing.assert_close(
+            told.mean((0, 2, 3)), wanted.mean((0, 2, 3)), rtol=0.01, atol=0.01
+        )
+        left = (told - wanted).square().mean() / wanted.var((0, 2, 3)).mean()
+        assert float(left) < 0.8  # by maps that chance made
 
 
 def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Path) -> None:
@@ -201,8 +223,6 @@ def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Pa
     start = config.start.model_copy(
         update={
             "weights": tmp_path / "longer.safetensors",
-            "shortened": 24,
-            "shortened_passes": 6,
         }
     )
     shape = config.model.model_copy(update={"channels": 64, "stage2_rank": 8})
@@ -217,7 +237,7 @@ def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Pa
     before, after = (float(x) for x in said[0].split("whole ")[1].split(" to "))
     assert after < 0.8 * before
     for name, value in student.state_dict().items():
-        if name.startswith("branch."):
+        if name.startswith("branch.") and not name.startswith("branch.detail."):
             assert torch.equal(value, first[name])
     assert all(p.requires_grad for p in student.parameters())
 
@@ -230,18 +250,21 @@ def test_what_cannot_start_so_is_refused(config: RunConfig, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"needs model\.detail_branch"):
         start_shortened(fabric, Learner(FeatherFaceV2(), config, None), store, indices, print)
     student = FeatherFaceV2(**config.model.model_dump())
-    with pytest.raises(ConfigError, match=r"needs start\.weights of a V2 with a whole neck"):
+    with pytest.raises(ConfigError, match=r"needs start\.weights of a V2 with one way"):
         start_shortened(fabric, Learner(student, config, None), store, indices, print)
     dynamic = config.model_copy(
         update={"loss": config.loss.model_copy(update={"matching": "dynamic"})}
     )
     with pytest.raises(ConfigError, match="dynamic asks anchors of all strides"):
         fit_branch(fabric, Learner(student, dynamic, None), store, indices, print)
+    alone = config.model_copy(update={"start": config.start.model_copy(update={"shortened": 0})})
+    with pytest.raises(ConfigError, match=r"needs start\.shortened"):
+        fit_branch(fabric, Learner(student, alone, None), store, indices, print)
     assert config.start.branch_teacher is not None
     fewer = config.start.branch_teacher.model_copy(update={"maps": ["map_0"]})
     for teacher, problem in (
         (None, r"needs start\.branch_teacher"),
-        (fewer, "1 maps for 14 units"),
+        (fewer, "1 maps for 13 units"),
     ):
         start = config.start.model_copy(update={"branch_teacher": teacher})
         learner = Learner(student, config.model_copy(update={"start": start}), None)

@@ -34,7 +34,13 @@ FACTORED = LIGHT | {
 }
 DETAILED = LIGHT | {"stage3_channels": 24, "detail_channels": 48}
 SHARED = DETAILED | {"stage2_rank": 48, "shared_stem": True}
-TWO_WAYS = LIGHT | {"stage2_rank": 28, "detail_branch": True}
+TWO_WAYS = LIGHT | {
+    "stage2_rank": 36,
+    "entry_rank": 28,
+    "stage3_rank": 36,
+    "context_rank": 24,
+    "detail_branch": True,
+}
 
 
 @pytest.fixture(
@@ -110,7 +116,7 @@ def test_the_detail_stem_adds_to_stride_8_alone() -> None:
         torch.testing.assert_close(model(image), plain)
 
 
-def test_a_detail_branch_speaks_at_strides_8_and_16_and_the_other_way_everywhere() -> None:
+def test_a_detail_branch_speaks_at_stride_8_and_the_other_way_everywhere() -> None:
     model = unsettled(**TWO_WAYS)
     image = torch.rand(1, 3, 96, 128) * 255
     counts = [12 * 16 * 2, 6 * 8 * 2, 3 * 4 * 2]
@@ -126,12 +132,13 @@ def test_a_detail_branch_speaks_at_strides_8_and_16_and_the_other_way_everywhere
 
     name_of = {module: name for name, module in model.named_modules()}
     assert model.branch is not None
-    assert changed_by(model.branch.towers[0]) == [True, False, False]
-    assert changed_by(model.branch.towers[1]) == [False, True, False]
-    assert changed_by(model.branch.stem) == [True, True, False]
+    assert changed_by(model.branch.tower) == [True, False, False]
+    assert changed_by(model.branch.detail) == [True, False, False]
+    assert changed_by(model.branch.around) == [True, False, False]
+    assert changed_by(model.branch.stem) == [True, False, False]
     for level in range(3):
         assert changed_by(model.context[level]) == [level == n for n in range(3)]
-    assert changed_by(model.laterals[0]) == [True, False, False]
+    assert changed_by(model.laterals[0]) == [True, True, True]
     assert changed_by(model.backbone.stage2) == [True, True, True]
 
 

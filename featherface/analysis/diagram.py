@@ -20,20 +20,18 @@ from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.errors import ConfigError
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
-from featherface.models.modules.detail_branch import BRANCH_STRIDES
 
 INK, SOFT, PAPER, LINE = "#17212b", "#5c6b7a", "#ffffff", "#8593a1"
 PALETTE = ("#3b6ea8", "#5a9bd5", "#2a9d8f", "#e9a13b", "#d9644a", "#8d5a97", "#64748b")
 WIDTHS = {
     "stages": 18.0, "levels": 16.5, "stem": 16.5, "branch": 16.5, "fusion": 25.0,
-    "short fusion": 25.0, "heads": 26.0,
+    "heads": 26.0,
 }  # fmt: skip
 ROWS = (47.5, 35.0, 22.5)  # centres of strides 8, 16, 32, tenths of an inch
 CELL_HEIGHT, CELL_PAD, GAP = 8.0, 1.6, 4.2
 WAY = 62.8  # of what passes above all columns
 INSETS = {
     "fusion": 2.0,
-    "short fusion": 2.0,
     "stem": 0.0,
     "branch": 0.0,
 }  # of the arrows' ends, where not CELL_PAD
@@ -138,14 +136,14 @@ def _draw_header(axes: Axes, column: Column) -> None:
 
 def _draw_part(axes: Axes, column: Column) -> None:
     kind = column.part.kind
-    if kind in ("fusion", "short fusion"):
+    if kind == "fusion":
         _draw_fusion(axes, column)
     elif kind == "heads":
         _draw_heads(axes, column)
     elif kind == "stem":
         _draw_stem(axes, column, ROWS[:1], "+")
     elif kind == "branch":
-        _draw_stem(axes, column, ROWS[: len(BRANCH_STRIDES)], "‖")
+        _draw_stem(axes, column, ROWS[:1], "‖")
     else:
         for row, text in zip(ROWS, column.part.cells, strict=True):
             _cell(axes, column.left + CELL_PAD, row, column.width - 2 * CELL_PAD, text, column)
@@ -160,18 +158,13 @@ def _draw_part(axes: Axes, column: Column) -> None:
 
 
 def _draw_fusion(axes: Axes, column: Column) -> None:
-    """Three inputs, the node in the middle, three outputs, and the edges between them.
-
-    A short one gives nothing from stride 8 to the strides above.
-    """
+    """Three inputs, the node in the middle, three outputs, and the edges between them."""
     ins, outs = column.left + 4.0, column.right - 4.0
     start, middle, end = ([(x, row) for row in ROWS] for x in (ins, column.middle, outs))
     edges = [
         (start[2], middle[1]), (start[1], middle[1]), (middle[1], end[0]), (start[0], end[0]),
-        (middle[1], end[1]), (start[2], end[2]), (end[1], end[2]),
+        (middle[1], end[1]), (start[2], end[2]), (end[1], end[2]), (end[0], end[1]),
     ]  # fmt: skip
-    if column.part.kind == "fusion":
-        edges.append((end[0], end[1]))
     for first, second in edges:
         _arrow(axes, first, second, column.colour, shrink=15)
     bend = FancyArrowPatch(

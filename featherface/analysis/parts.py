@@ -12,7 +12,7 @@ from featherface.anchors import STRIDES
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 
-Kind = Literal["stages", "levels", "stem", "branch", "fusion", "short fusion", "heads"]
+Kind = Literal["stages", "levels", "stem", "branch", "fusion", "heads"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Part:
         note: one line of what it does.
         parameters: learned values, those shared with an earlier part not counted again.
         kind: how it lies over the strides: backbone stages, one copy a stride, a way from the
-            image to stride 8 or beside others to the heads, fusion across strides, in short without
-            what goes up from stride 8, or one set of weights for all of them.
+            image to stride 8 or beside the other to the heads, fusion across strides, or one set of
+            weights for all of them.
         cells: a text for each stride 8, 16, 32.
     """
 
@@ -85,7 +85,7 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
             f"Light BiFPN ×{len(model.fusions)}",
             "weighted, both ways" if weighted else "plain sums, both ways",
             count["fusions"],
-            "fusion" if model.branch is None else "short fusion",
+            "fusion",
             _same(""),
         ),
         Part(

@@ -45,7 +45,7 @@ class MobileNetV1(nn.Module):
     With ``stem_channels`` it begins at a map of another stem, ``[B, stem_channels, H / 4, W / 4]``,
     in place of the image. What is left of its first stage has ReLUs then, but for the last one.
     ``stage2_rank`` holds for the blocks of 128 channels to 128, ``stage3_rank`` for both of the
-    last stage; 0 for whole convolutions.
+    last stage, ``entry_rank`` for the block from 64 channels to 128; 0 for whole convolutions.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class MobileNetV1(nn.Module):
         stage2_rank: int = 0,
         stage3_rank: int = 0,
         stem_channels: int = 0,
+        entry_rank: int = 0,
     ) -> None:
         super().__init__()
 
@@ -80,7 +81,7 @@ class MobileNetV1(nn.Module):
                 separable(64, 64),
             )
         self.stage2 = nn.Sequential(
-            separable(64, 128, 2),
+            separable(64, 128, 2, entry_rank),
             *(separable(128, 128, rank=stage2_rank) for _ in range(5)),
         )
         self.stage3 = nn.Sequential(

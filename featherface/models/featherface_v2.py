@@ -27,7 +27,7 @@ from featherface.anchors import STRIDES
 from featherface.models.backbone import MobileNetV1
 from featherface.models.modules.cbam_lite import CBAMLite
 from featherface.models.modules.channel_permutation import ShuffledPointwise
-from featherface.models.modules.detail_branch import BRANCH_STRIDES, DetailBranch
+from featherface.models.modules.detail_branch import BranchMaps, DetailBranch
 from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.folded_bifpn import fold_edges
@@ -35,11 +35,10 @@ from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
 from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.modules.light_ssh import LightSSH
-from featherface.models.modules.short_bifpn import ShortBiFPN
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
 from featherface.models.outputs import FeatureMaps, HeadOutputs
 
-Detail = Tensor | list[Tensor] | None
+Detail = Tensor | BranchMaps | None
 
 
 class FeatherFaceV2(nn.Module):
@@ -50,6 +49,7 @@ class FeatherFaceV2(nn.Module):
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
     ``shared_stem`` lets the backbone begin at that stem's map of stride 4, not at the image.
+    ``detail_branch`` is a second detector in their place, which the heads of stride 8 hear as well.
     ``negative_slope`` is that of the activations of backbone and context, as in V1.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
@@ -73,6 +73,7 @@ class FeatherFaceV2(nn.Module):
         shared_stem: bool = False,
         negative_slope: float = NEGATIVE_SLOPE,
         detail_branch: bool = False,
+        entry_rank: int = 0,
     ) -> None:
         super().__init__()
 
@@ -84,6 +85,7 @@ class FeatherFaceV2(nn.Module):
             negative_slope,
             stage2_rank=stage2_rank,
             stage3_rank=stage3_rank,
+            entry_rank=entry_rank,
             stem_channels=detail_channels if shared_stem else 0,
         )
         self.laterals = nn.ModuleList(
@@ -92,12 +94,7 @@ class FeatherFaceV2(nn.Module):
         self.second_laterals = nn.ModuleList(
             lateral(channels) for _ in (STRIDES[1:] if weighted else ())
         )
-        self.fusions = nn.ModuleList(
-            ShortBiFPN(channels, layer == fusions - 1)
-            if detail_branch
-            else LightBiFPN(channels, weighted)
-            for layer in range(fusions)
-        )
+        self.fusions = nn.ModuleList(LightBiFPN(channels, weighted) for _ in range(fusions))
         self.attention = nn.ModuleList(
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
@@ -107,7 +104,7 @@ class FeatherFaceV2(nn.Module):
             else GroupedSSH(channels, ssh_groups)
             for _ in STRIDES
         )
-        ways = [1 + int(detail_branch and stride in BRANCH_STRIDES) for stride in STRIDES]
+        ways = [2 if detail_branch else 1, *[1] * len(STRIDES[1:])]
         self.heads = GroupedHeads([n * channels for n in ways], None if light_ssh else head_groups)
         self.branch = DetailBranch(channels) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
@@ -149,10 +146,10 @@ class FeatherFaceV2(nn.Module):
     def seen(self, image: Tensor) -> tuple[list[Tensor], Detail]:
         """The backbone's three maps, and what the second way from the image gave if there is one.
 
-        A detail stem gives what it adds at stride 8, a detail branch the maps of its neck.
+        A detail stem gives what it adds at stride 8, a detail branch that and maps of its own.
         """
         if self.branch is not None:
-            return self.backbone(image), self.branch.levels(image)
+            return self.backbone(image), self.branch(image)
         if self.detail is None:
             return self.backbone(image), None
         if self.shared_stem:
@@ -168,7 +165,7 @@ class FeatherFaceV2(nn.Module):
         self, backbone: list[Tensor], detail: Detail = None
     ) -> tuple[HeadOutputs, FeatureMaps]:
         """The same, from the backbone's three maps and what the second way gave."""
-        if isinstance(detail, list):
+        if isinstance(detail, BranchMaps):
             return self.in_two_ways(backbone, detail)
         neck, read = self.necks(backbone, detail)
         outputs, towers = self.behind_neck(read)
@@ -183,18 +180,16 @@ class FeatherFaceV2(nn.Module):
         return neck, neck if detail is None else [(gated[0] + detail).relu(), *neck[1:]]
 
     def in_two_ways(
-        self, backbone: list[Tensor], branch: list[Tensor]
+        self, backbone: list[Tensor], branch: BranchMaps
     ) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same with a detail branch: at its strides the heads read both ways.
+        """The same with a detail branch: at stride 8 the heads read both ways.
 
         The maps are those of the way that V1 has as well.
         """
-        assert self.branch is not None
-        neck, read = self.necks(backbone)
+        neck, read = self.necks(backbone, branch.detail)
         context = self.contexts(read)
-        towers = [tower(x) for tower, x in zip(self.branch.towers, branch, strict=True)]
-        both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=False)]
-        outputs = self.heads.predict([*both, *context[len(both) :]])
+        both = torch.cat([context[0], branch.tower], 1)
+        outputs = self.heads.predict([both, *context[1:]])
         return outputs, FeatureMaps(list(backbone), neck, context)
 
     def forward(self, image: Tensor) -> HeadOutputs:

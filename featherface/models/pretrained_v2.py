@@ -24,6 +24,7 @@ EARLIER_SHAPE = {
     "shared_stem": False,
     "negative_slope": NEGATIVE_SLOPE,
     "detail_branch": False,
+    "entry_rank": 0,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

@@ -1,18 +1,19 @@
 """The detail branch's first weights: another detector's maps, then labels.
 
 The branch has YuNet's shape, so what each of its units makes can be learned by itself, from the
-teacher's own input to that unit: a problem of one layer that has an exact answer (FitNets, Romero
-et al., ICLR 2015, at every layer). From crops that are kept:
+teacher's own input to that unit: a problem of one block that mostly has an exact answer (FitNets,
+Romero et al., ICLR 2015, at every layer). From crops that are kept:
 
 1. every unit learns alone, its inputs whitened and its outputs in units of their deviation;
 2. the branch as a whole learns to make the same maps from the image;
 3. its neck, its towers and predictors of its own learn from the labels.
 
-The heads then say the mean of what both ways say where the branch has a say.
+The heads then say what the branch says, until the other way begins (``start.shortened``).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,7 +27,6 @@ from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import (
-    BRANCH_STRIDES,
     DetailBranch,
     MixedDepthwise,
     halved,
@@ -62,14 +62,16 @@ def fit_branch(
     the labels.
 
     Raises:
-        ConfigError: the student has no detail branch, the matching is dynamic, or the teacher has
-            other maps than its units.
+        ConfigError: the student has no detail branch, its other way does not begin behind it, the
+            matching is dynamic, or the teacher has other maps than its units.
         WeightsError: the teacher's file cannot be read.
     """
     config, student, start = learner.config, learner.student, learner.config.start
     if not isinstance(student, FeatherFaceV2) or student.branch is None:
         raise ConfigError("start.branch_crops: needs model.detail_branch: true")
-    refuse_dynamic(config, "start.branch_crops", "strides 8 and 16")
+    if not start.shortened:
+        raise ConfigError("start.branch_crops: needs start.shortened, the other way's beginning")
+    refuse_dynamic(config, "start.branch_crops", "stride 8")
     if start.branch_teacher is None:
         raise ConfigError("start.branch_crops: needs start.branch_teacher, whose maps are learned")
     branch = student.branch
@@ -153,20 +155,18 @@ def fit_branch(
 
         # 3. Labels, for all behind the stages.
         branch.requires_grad_(False)
-        parts = (branch.around, branch.neck, branch.towers)
+        parts = (branch.around, branch.neck, branch.tower)
         behind = [value for part in parts for value in part.parameters()]
         for value in behind:
             value.requires_grad_(True)
         width = student.heads.read[0] // 2
-        heads = GroupedHeads([width] * len(BRANCH_STRIDES), None).to(images.device)
+        heads = GroupedHeads([width], None).to(images.device)
         predictors = list(heads.parameters())
         share_values(fabric, predictors)
 
         def labels_loss(batch: Batch) -> Tensor:
             """The labels' losses of what the branch says alone."""
-            levels = branch.levels(as_input(batch.images))
-            towers = [tower(x) for tower, x in zip(branch.towers, levels, strict=True)]
-            return learner.finest_loss(batch, heads.predict(towers))
+            return learner.finest_loss(batch, heads.predict([branch(as_input(batch.images)).tower]))
 
         of_labels = MatrixSteps(
             [Part(NECKS_SHARE, behind), Part(PREDICTORS_SHARE, predictors)], predictors
@@ -179,17 +179,17 @@ def fit_branch(
             of_labels,
             labels_loss,
         )
-        let_both_speak(student, heads)
+        let_speak_alone(student, heads)
 
 
 def units_of(branch: DetailBranch) -> list[nn.Sequential]:
-    """Its units in the order of the data, the neck from stride 16 down, the towers up from 8."""
+    """Its units in the order of the data, the neck from stride 16 down."""
     convolution, activation, _ = branch.stem
     found = [nn.Sequential(convolution, activation)]
     for part in (branch.stem, branch.stage_4, branch.stages):
         found += [x for x in part.modules() if isinstance(x, MixedDepthwise)]
     necks = [x for x in branch.neck if isinstance(x, MixedDepthwise)]
-    return [*found, *necks[::-1], *(x for x in branch.towers if isinstance(x, MixedDepthwise))]
+    return [*found, *necks[::-1], branch.tower]
 
 
 def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -205,38 +205,35 @@ def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         for one in (halved(before), first)
     ]
     levels = [ends[1], ends[0] + upsample(necks[0])]
-    return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, *necks[::-1]]
+    return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, necks[1]]
 
 
 def maps_of(branch: DetailBranch, image: Tensor) -> list[Tensor]:
     """What each of its units makes of an image."""
     made: dict[int, Tensor] = {}
-    inner = units_of(branch)[1:]
+    # The ends of units that are modules of their own, the stem's ReLU among them.
+    ends = [list(x)[-1] if type(x) is nn.Sequential else x for x in units_of(branch)]
 
     def keep(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         made[id(module)] = output
 
-    hooks = [unit.register_forward_hook(keep) for unit in inner]
-    # The stem's convolution and its ReLU are no module of their own.
-    hooks.append(branch.stem[1].register_forward_hook(keep))
-    levels = branch.levels(image)
-    for tower, x in zip(branch.towers, levels, strict=True):
-        tower(x)
+    hooks = [end.register_forward_hook(keep) for end in ends]
+    branch(image)
     for hook in hooks:
         hook.remove()
-    return [made[id(branch.stem[1])], *(made[id(unit)] for unit in inner)]
+    return [made[id(end)] for end in ends]
 
 
 class WhitenedUnit(nn.Module):
     """A unit of the branch that learns in the best coordinates of its inputs and outputs.
 
-    Its 1x1 or first convolution reads whitened inputs, and it makes what the unit is to make over
-    the ``deviation`` ``[C, 1, 1]`` of that.
+    Its first convolution reads whitened inputs, and it makes what the unit is to make over the
+    ``deviation`` ``[C, 1, 1]`` of that.
     """
 
     def __init__(self, inputs: Tensor, deviation: Tensor, unit: nn.Sequential) -> None:
         super().__init__()
-        first = unit[0]
+        first, *rest = layers_of(unit)
         assert isinstance(first, nn.Conv2d)
         self.kernel_size, self.stride = first.kernel_size, first.stride
         self.padding = first.kernel_size[0] // 2
@@ -249,15 +246,17 @@ class WhitenedUnit(nn.Module):
         white = (vectors * values.clamp_min(least).rsqrt()) @ vectors.T
         self.register_buffer("white", white.float())
         self.register_buffer("deviation", deviation)
-        count, width = len(deviation), rows.shape[1]
+        count, width = first.out_channels, rows.shape[1]
         self.kernel = nn.Parameter(torch.randn(count, width, 1, 1, device=rows.device) / width**0.5)
-        self.bias = nn.Parameter(torch.zeros(count, device=rows.device))
-        self.depthwise: nn.Conv2d | None = None
-        if isinstance(unit, MixedDepthwise):
-            depthwise = nn.Conv2d(count, count, 3, padding=1, groups=count).to(rows.device)
-            nn.init.normal_(depthwise.weight, std=0.1)
-            depthwise.weight.data[:, :, 1, 1] += 0.7
-            self.depthwise = depthwise
+        bias = None if first.bias is None else torch.zeros(count, device=rows.device)
+        self.bias = None if bias is None else nn.Parameter(bias)
+        self.rest = nn.Sequential(*copy.deepcopy(rest)).requires_grad_(True)
+        for layer in self.rest:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+                if layer.groups > 1:
+                    nn.init.normal_(layer.weight, std=0.1)
+                    layer.weight.data[:, :, 1, 1] += 0.7
 
     def first_kernel(self) -> Tensor:
         """That of the first convolution on inputs as they are."""
@@ -268,39 +267,44 @@ class WhitenedUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = functional.conv2d(x, self.first_kernel(), self.bias, self.stride, self.padding)
-        return (x if self.depthwise is None else self.depthwise(x)).relu()
+        made: Tensor = self.rest(x)
+        return made
 
     @torch.no_grad()
     def write_to(self, unit: nn.Sequential) -> None:
         """Give ``unit`` what was learned."""
         deviation = self.deviation
         assert isinstance(deviation, Tensor)
-        scale = deviation.flatten()
-        first, last = unit[0], unit[0] if self.depthwise is None else unit[1]
+        first, *rest = layers_of(unit)
         assert isinstance(first, nn.Conv2d)
-        assert isinstance(last, nn.Conv2d)
         first.weight.copy_(self.first_kernel())
-        first.bias.copy_(self.bias)  # type: ignore[union-attr]
-        if self.depthwise is not None:
-            last.weight.copy_(self.depthwise.weight)
-            last.bias.copy_(self.depthwise.bias)  # type: ignore[union-attr, arg-type]
+        if first.bias is not None and self.bias is not None:
+            first.bias.copy_(self.bias)
+        for layer, learned in zip(rest, self.rest, strict=True):
+            layer.load_state_dict(learned.state_dict())
+        last = [x for x in (first, *rest) if isinstance(x, nn.Conv2d)][-1]
+        scale = deviation.flatten()
         last.weight.mul_(scale[:, None, None, None])
         last.bias.mul_(scale)  # type: ignore[union-attr]
 
 
+def layers_of(unit: nn.Sequential) -> list[nn.Module]:
+    """Its layers in their order."""
+    return [x for x in unit.modules() if not isinstance(x, nn.Sequential)]
+
+
 @torch.no_grad()
-def let_both_speak(student: FeatherFaceV2, heads: GroupedHeads) -> None:
-    """The mean of the branch's ``heads`` and the other way's, where the branch has any.
+def let_speak_alone(student: FeatherFaceV2, heads: GroupedHeads) -> None:
+    """Let the student say what the branch's ``heads`` say, where the branch has any.
 
     What the student's predictors read first is the other way's.
     """
     for both, alone in zip(student.heads.predictors, heads.predictors, strict=False):
         assert isinstance(both, nn.Conv2d)
         assert isinstance(alone, nn.Conv2d)
-        width = alone.in_channels
-        both.weight[:, :-width] /= 2
-        both.weight[:, -width:] = alone.weight / 2
-        both.bias.copy_((both.bias + alone.bias) / 2)  # type: ignore[union-attr, operator]
+        both.weight.zero_()
+        both.weight[:, -alone.in_channels :] = alone.weight
+        both.bias.copy_(alone.bias)  # type: ignore[union-attr, arg-type]
 
 
 def deviation_of(x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "shared_stem"): False,
     ("model", "negative_slope"): 0.1,
     ("model", "detail_branch"): False,
+    ("model", "entry_rank"): 0,
     ("start", "grown"): False,
     ("start", "frozen_branch"): False,
     ("start", "shared_steps"): 0,
@@ -87,9 +88,10 @@ class ModelConfig(Section):
     )
     detail_branch: bool = Field(
         False,
-        description="a second way from the image, whose maps of strides 8 and 16 the heads read "
-        "beside the others; the neck then has one node at stride 8",
+        description="a second way from the image, whose map of stride 8 the heads read beside the "
+        "other",
     )
+    entry_rank: int = Field(0, ge=0, description="that of the first convolution of stage 2")
 
     @model_validator(mode="after")
     def _has_what_it_shares(self) -> ModelConfig:

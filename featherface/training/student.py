@@ -69,10 +69,10 @@ def fit_first_weights(
         joined = start_factored(fabric, student, config, store, indices, report)
     if start.shared_steps:
         start_shared(fabric, student, config, store, indices, report)
-    if start.shortened:
-        start_shortened(fabric, learner, store, indices, report)
     if start.branch_crops:
         fit_branch(fabric, learner, store, indices, report)
+    if start.shortened:  # reads what the branch makes
+        start_shortened(fabric, learner, store, indices, report)
     if start.context_crops:
         fit_context(student.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:
