@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from test_featherface_v2 import LIGHT, TWO_WAYS, unsettled
 from test_training_loop import make_small_run
 from torch import Tensor, nn
 
+from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
@@ -31,6 +33,7 @@ from featherface.training.branch_start import (
 from featherface.training.config import RunConfig
 from featherface.training.learner import Learner
 from featherface.training.optimisers import make_optimisers
+from featherface.training.schedules import TermWeights
 from featherface.training.shortened_start import join_predictors, shorten, start_shortened
 from featherface.training.student import build_student, freeze
 
@@ -183,8 +186,8 @@ def test_a_v2_of_no_lower_rank_makes_the_same() -> None:
     model = FeatherFaceV2(detail_branch=True)
     with torch.no_grad():
         for predictor in model.heads.predictors:
-            predictor.weight.zero_()  # type: ignore[operator, union-attr]
-            predictor.bias.zero_()  # type: ignore[operator, union-attr]
+            predictor.weight.zero_()  # type: ignore[operator]
+            predictor.bias.zero_()  # type: ignore[operator]
     image = torch.rand(1, 3, 64, 96) * 255
     shorten(model, longer, image)
     finest = 8 * 12 * 2
@@ -286,3 +289,28 @@ def test_the_branch_may_learn_slowly_or_in_part(config: RunConfig) -> None:
     assert not kept & set(shares)
     assert {shares[id(p)] for p in branch.parameters() if id(p) not in kept} == {0.25}
     assert {shares[id(p)] for p in student.context.parameters()} == {1.0}
+
+
+@pytest.mark.parametrize(("shape", "counts"), [(TWO_WAYS, False), (LIGHT, True)])
+def test_v1_does_not_judge_what_its_way_reads_of_the_branch(
+    config: RunConfig, shape: dict[str, Any], counts: bool
+) -> None:
+    distillation = config.distillation.model_copy(update={"adapters": False})
+    run = config.model_copy(update={"distillation": distillation})
+    student = unsettled(**shape)
+    learner = Learner(student, run, None)
+    image = torch.rand(2, 3, 128, 128) * 255
+    nothing = torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 5, 2), torch.zeros(0).long()
+    with torch.no_grad():
+        outputs, maps = student.forward_with_features(image)
+        first, *others = maps.context
+        taught = maps._replace(context=[first + 1, *others])
+        terms = learner.compare(
+            outputs,
+            maps,
+            learner.anchors_of(image),
+            Batch(image, *nothing),
+            (outputs, taught),
+            TermWeights(1.0, 0.0, 0.0),
+        )
+    assert (float(terms["features"]) > 0) == counts

@@ -216,7 +216,7 @@ def has_detail(model: object) -> bool:
     """Whether ``model`` is a V2 that looks at the image for tiny faces as well."""
     if isinstance(model, TwinTeacher):
         return model.has_detail
-    return isinstance(model, FeatherFaceV2) and model.detail is not None
+    return isinstance(model, FeatherFaceV2) and model.has_detail
 
 
 def is_asked(weight: float | Tensor) -> bool:

@@ -38,7 +38,7 @@ class TwinTeacher:
             network, opset = with_deform_nodes(BaselineV1.of(model)), DEFORM_CONV_OPSET
         else:
             network, opset = model.deployed(), OPSET
-        self.has_detail = isinstance(network, FeatherFaceV2) and network.detail is not None
+        self.has_detail = isinstance(network, FeatherFaceV2) and network.has_detail
         with TemporaryDirectory(prefix="featherface-") as folder:
             path = Path(folder) / "teacher.onnx"
             size = {0: "batch", 2: "height", 3: "width"}
