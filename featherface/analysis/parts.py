@@ -120,7 +120,7 @@ def branch_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
         return []
     widths = {m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)}
     cells = _cells((" → ".join(map(str, sorted(widths))), "", ""))
-    return [Part("Detail branch", "for small faces", count["branch"], "branch", cells)]
+    return [Part("Detail branch", "tells the neck, and speaks", count["branch"], "branch", cells)]
 
 
 def stem_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
