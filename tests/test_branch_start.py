@@ -21,6 +21,7 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.weight_files import save_weights
+from featherface.training import shortened_start
 from featherface.training.branch_start import (
     WhitenedUnit,
     deviation_of,
@@ -220,15 +221,16 @@ def test_what_the_detail_stem_added_comes_from_the_branch() -> None:
         assert float(left) < 0.8  # by maps that chance made
 
 
-def test_what_is_left_comes_near_the_whole_again(config: RunConfig, tmp_path: Path) -> None:
+def test_what_is_left_comes_near_the_whole_again(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(1)
+    monkeypatch.setattr(shortened_start, "LEARNING_RATE", 2e-3)  # few steps
     save_weights(unsettled(**LIGHT), tmp_path / "longer.safetensors", {})
     start = config.start.model_copy(
-        update={
-            "weights": tmp_path / "longer.safetensors",
-        }
+        update={"weights": tmp_path / "longer.safetensors", "shortened_passes": 10}
     )
-    shape = config.model.model_copy(update={"channels": 64, "stage2_rank": 8})
+    shape = config.model.model_copy(update={"channels": 64, "stage2_rank": 2, "context_rank": 4})
     sizes = config.data.model_copy(update={"sizes": [(128, 1.0)]})
     run = config.model_copy(update={"start": start, "model": shape, "data": sizes})
     store = PhotoStore(config.data.shards, config.data.cache)
