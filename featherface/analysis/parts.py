@@ -118,9 +118,10 @@ def branch_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
     """The detail branch, where there is one: its channels at strides 2, and 4 and more."""
     if model.branch is None:
         return []
-    widths = {m.out_channels for m in model.branch.modules() if isinstance(m, nn.Conv2d)}
+    depthwise = (m for m in model.branch.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
+    widths = {m.out_channels for m in depthwise}
     cells = _cells((" → ".join(map(str, sorted(widths))), "", ""))
-    return [Part("Detail branch", "tells the neck, and speaks", count["branch"], "branch", cells)]
+    return [Part("Detail branch", "tells the neck, too", count["branch"], "branch", cells)]
 
 
 def stem_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
