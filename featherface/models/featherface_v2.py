@@ -108,8 +108,12 @@ class FeatherFaceV2(nn.Module):
         self.heads = GroupedHeads([n * channels for n in ways], None if light_ssh else head_groups)
         self.branch = DetailBranch(channels) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
-        self.has_detail = bool(detail_channels) or detail_branch  # added to the neck at stride 8
         self.shared_stem = shared_stem and self.detail is not None
+
+    @property
+    def has_detail(self) -> bool:
+        """Whether a second way from the image adds to the neck at stride 8."""
+        return self.detail is not None or self.branch is not None
 
     def both_laterals(self, backbone: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """What enters the way down, and what the way up adds at strides 16 and 32."""

@@ -6,7 +6,7 @@ Romero et al., ICLR 2015, at every layer). From crops that are kept:
 
 1. every unit learns alone, its inputs whitened and its outputs in units of their deviation;
 2. the branch as a whole learns to make the same maps from the image;
-3. its neck, its towers and predictors of its own learn from the labels.
+3. its neck, its tower and a predictor of its own learn from the labels.
 
 The heads then say what the branch says, until the other way begins (``start.shortened``).
 """
@@ -26,11 +26,7 @@ from featherface.data.dataset import Batch
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.models.modules.detail_branch import (
-    DetailBranch,
-    MixedDepthwise,
-    halved,
-)
+from featherface.models.modules.detail_branch import DetailBranch, MixedDepthwise, halved
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.light_bifpn import upsample
 from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
@@ -211,8 +207,8 @@ def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
 def maps_of(branch: DetailBranch, image: Tensor) -> list[Tensor]:
     """What each of its units makes of an image."""
     made: dict[int, Tensor] = {}
-    # The ends of units that are modules of their own, the stem's ReLU among them.
-    ends = [list(x)[-1] if type(x) is nn.Sequential else x for x in units_of(branch)]
+    # Their ReLUs, as the stem's convolution and its ReLU are no module of their own.
+    ends = [unit[-1] for unit in units_of(branch)]
 
     def keep(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
         made[id(module)] = output
@@ -295,16 +291,16 @@ def layers_of(unit: nn.Sequential) -> list[nn.Module]:
 
 @torch.no_grad()
 def let_speak_alone(student: FeatherFaceV2, heads: GroupedHeads) -> None:
-    """Let the student say what the branch's ``heads`` say, where the branch has any.
+    """Let the student say at stride 8 what the branch's ``heads`` say, which have no other.
 
-    What the student's predictors read first is the other way's.
+    What the student's predictor reads first is the other way's.
     """
-    for both, alone in zip(student.heads.predictors, heads.predictors, strict=False):
-        assert isinstance(both, nn.Conv2d)
-        assert isinstance(alone, nn.Conv2d)
-        both.weight.zero_()
-        both.weight[:, -alone.in_channels :] = alone.weight
-        both.bias.copy_(alone.bias)  # type: ignore[union-attr, arg-type]
+    both, alone = student.heads.predictors[0], heads.predictors[0]
+    assert isinstance(both, nn.Conv2d)
+    assert isinstance(alone, nn.Conv2d)
+    both.weight.zero_()
+    both.weight[:, -alone.in_channels :] = alone.weight
+    both.bias.copy_(alone.bias)  # type: ignore[union-attr, arg-type]
 
 
 def deviation_of(x: Tensor) -> Tensor:

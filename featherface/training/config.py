@@ -167,7 +167,7 @@ class StartConfig(Section):
     shortened: int = Field(
         0,
         ge=0,
-        description="``weights`` are of a V2 with a whole neck; by so many crops what is left of "
+        description="``weights`` are of a V2 with one way; by so many crops what is left of "
         "it beside a detail branch learns the maps of the whole",
     )
     shortened_passes: int = Field(8, gt=0, description="how often it sees them")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.pretrained_v2 import load_mean_v2
 from featherface.training.distillation import channel_spread, spread_distance
 from featherface.training.factored_start import (
@@ -70,6 +71,7 @@ def start_shortened(
     config, model = learner.config, learner.student
     if not isinstance(model, FeatherFaceV2) or model.branch is None:
         raise ConfigError("start.shortened: needs model.detail_branch: true")
+    branch = model.branch
     longer = load_mean_v2(config.start.weight_files) if config.start.weight_files else None
     if longer is None or longer.branch is not None or longer.shared_stem:
         raise ConfigError("start.shortened: needs start.weights of a V2 with one way")
@@ -78,12 +80,12 @@ def start_shortened(
     alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
     fitted = fabric.broadcast(torch.cat(alike)[: FITTED_CROPS // 4])  # the same factors for all
     shorten(model, longer, as_input(fitted))
-    seen = [shown_by(longer, model, x.images) for x in batches]
+    seen = [shown_by(longer, branch, x.images) for x in batches]
     first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
     spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
     learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
     learned += [model.second_laterals, model.fusions, model.attention, model.context]
-    learned += [model.branch.detail]
+    learned += [branch.detail]
     values = [p for part in learned for p in part.parameters()]
     steps = config.start.shortened_passes * len(seen)
     order = np.random.default_rng((config.seed, fabric.global_rank))
@@ -92,7 +94,7 @@ def start_shortened(
         """How far the maps of some crops are from those of the whole, in units of variance."""
         one = seen[order.integers(len(seen))]
         with forward_pass(config, fabric.device.type):
-            detail = detail_of(model, as_input(one.finest))
+            detail = branch.detail(as_input(one.finest))
             made = said(longer, way(model, as_input(one.stride_8), detail))
         wanted = [x.float() for x in one.maps]
         return spread_distance([x.float() for x in made], wanted, spreads) / len(made)
@@ -105,21 +107,13 @@ def start_shortened(
 
 
 @torch.no_grad()
-def shown_by(longer: FeatherFaceV2, model: FeatherFaceV2, images: Tensor) -> Shown:
-    """What ``longer`` and the branch of ``model`` make of uint8 ``images`` ``[B, 3, S, S]``."""
-    assert model.branch is not None
+def shown_by(longer: FeatherFaceV2, branch: DetailBranch, images: Tensor) -> Shown:
+    """What ``longer`` and ``branch`` make of uint8 ``images`` ``[B, 3, S, S]``."""
     images = as_input(images)
     stride_8 = longer.backbone.stage1(images)
     detail = longer.detail(images) if longer.detail is not None else None
     maps = said(longer, way(longer, stride_8, detail))
-    return Shown(stride_8.half(), model.branch.finest(images).half(), [x.half() for x in maps])
-
-
-def detail_of(model: FeatherFaceV2, finest: Tensor) -> Tensor:
-    """What the branch's stage of stride 8 tells the other way."""
-    assert model.branch is not None
-    detail: Tensor = model.branch.detail(finest)
-    return detail
+    return Shown(stride_8.half(), branch.finest(images).half(), [x.half() for x in maps])
 
 
 def way(model: FeatherFaceV2, stride_8: Tensor, detail: Tensor | None = None) -> list[Tensor]:
@@ -151,12 +145,13 @@ def shorten(model: FeatherFaceV2, longer: FeatherFaceV2, images: Tensor) -> None
     fit_blocks(model.backbone.stage3, stage3, stride_16, stage2(stride_8))
     for part in ("laterals", "second_laterals", "fusions", "attention", "context"):
         copy_same(model.get_submodule(part), longer.get_submodule(part))
+    finest = model.branch.finest(images)
     if longer.detail is not None:
-        fit_lateral(model.branch.detail, model.branch.finest(images), longer.detail(images))
+        fit_lateral(model.branch.detail, finest, longer.detail(images))
     else:  # nothing is told
         for value in model.branch.detail[1].parameters():
             value.zero_()
-    told = detail_of(model, model.branch.finest(images))
+    told = model.branch.detail(finest)
     _, read = model.necks(model.backbone.behind_first_stage(stride_8), told)
     for ours, theirs, x in zip(model.context, longer.context, read, strict=True):
         fit_layers(list(ours.children()), list(theirs.children()), x, x)

@@ -16,13 +16,11 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featherface.anchors import STRIDES
 from featherface.models.modules.light_bifpn import upsample
 
 STEM_CHANNELS = 16
 STRIDE_4_RANK = NECK_RANK = 24  # of 1x1 convolutions in two factors, where cells are many
 TOWER_RANK = 20
-BRANCH_STRIDES = STRIDES[:2]
 
 
 class BranchMaps(NamedTuple):
@@ -67,7 +65,7 @@ class DetailBranch(nn.Module):
             MixedDepthwise(STEM_CHANNELS, channels),
             two_blocks(channels, STRIDE_4_RANK),
         )
-        self.stages = nn.ModuleList(two_blocks(channels) for _ in BRANCH_STRIDES)
+        self.stages = nn.ModuleList([two_blocks(channels), two_blocks(channels)])  # 8 and 16
         self.around = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         nn.init.zeros_(self.around.weight)  # silent at first, as the teacher has stages there
         nn.init.zeros_(self.around.bias)  # type: ignore[arg-type]
