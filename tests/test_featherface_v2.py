@@ -41,12 +41,19 @@ TWO_WAYS = LIGHT | {
     "context_rank": 24,
     "detail_branch": True,
 }
+INTERPOLATIVE = TWO_WAYS | {
+    "stage2_rank": 46,
+    "entry_rank": 40,
+    "stage3_rank": 44,
+    "context_rank": 32,
+    "interpolative": True,
+}
 
 
 @pytest.fixture(
     scope="module",
-    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS],
-    ids=["grouped", "light", "factored", "detailed", "shared", "two_ways"],
+    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS, INTERPOLATIVE],
+    ids=["grouped", "light", "factored", "detailed", "shared", "two_ways", "interpolative"],
 )
 def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Those of a V2."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_featherface_v2 import DETAILED, FACTORED, SHARED, unsettled
+from test_featherface_v2 import DETAILED, FACTORED, INTERPOLATIVE, SHARED, unsettled
 from torch import nn
 from torch.nn import functional
 
@@ -34,7 +34,7 @@ def gradients(student: FeatherFaceV2, image: torch.Tensor) -> list[torch.Tensor]
     return [*shown, *(p.grad for p in student.parameters() if p.grad is not None)]
 
 
-@pytest.mark.parametrize("shape", [EARLIER_SHAPE, FACTORED, DETAILED, SHARED])
+@pytest.mark.parametrize("shape", [EARLIER_SHAPE, FACTORED, DETAILED, SHARED, INTERPOLATIVE])
 def test_the_same_is_computed_and_learned(shape: dict[str, Any]) -> None:
     plain, kept = make_student(**shape), make_student(**shape)
     for module in plain.modules():

@@ -33,6 +33,7 @@ from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.folded_bifpn import fold_edges
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
+from featherface.models.modules.interpolative_pointwise import fold_norms, replace_factors
 from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.modules.light_ssh import LightSSH
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
@@ -47,6 +48,7 @@ class FeatherFaceV2(nn.Module):
     Without arguments it is the V2 before that, which all runs but the last teach.
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
+    ``interpolative`` writes them with fewer values, in a basis of their outputs.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
     ``shared_stem`` lets the backbone begin at that stem's map of stride 4, not at the image.
     ``detail_branch`` is a second detector in their place, which the heads of stride 8 hear as well.
@@ -74,6 +76,7 @@ class FeatherFaceV2(nn.Module):
         negative_slope: float = NEGATIVE_SLOPE,
         detail_branch: bool = False,
         entry_rank: int = 0,
+        interpolative: bool = False,
     ) -> None:
         super().__init__()
 
@@ -109,6 +112,9 @@ class FeatherFaceV2(nn.Module):
         self.branch = DetailBranch(channels) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
         self.shared_stem = shared_stem and self.detail is not None
+        self.interpolative = interpolative
+        if interpolative:  # but for a lateral, whose channels the fusion sums in their order
+            replace_factors(self.backbone, self.context, self.branch)
 
     @property
     def has_detail(self) -> bool:
@@ -205,6 +211,7 @@ class FeatherFaceV2(nn.Module):
         edge weights into those around them; activations without a slope are ReLUs.
         """
         model = copy.deepcopy(self).eval()
+        fold_norms(model)
         model.fusions = fold_edges(model.laterals, model.second_laterals, model.fusions)
         for module in list(model.modules()):
             for name, child in list(module.named_children()):

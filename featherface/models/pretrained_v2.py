@@ -25,6 +25,7 @@ EARLIER_SHAPE = {
     "negative_slope": NEGATIVE_SLOPE,
     "detail_branch": False,
     "entry_rank": 0,
+    "interpolative": False,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

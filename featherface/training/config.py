@@ -27,6 +27,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "negative_slope"): 0.1,
     ("model", "detail_branch"): False,
     ("model", "entry_rank"): 0,
+    ("model", "interpolative"): False,
     ("start", "grown"): False,
     ("start", "frozen_branch"): False,
     ("start", "shared_steps"): 0,
@@ -92,6 +93,10 @@ class ModelConfig(Section):
         "other",
     )
     entry_rank: int = Field(0, ge=0, description="that of the first convolution of stage 2")
+    interpolative: bool = Field(
+        False,
+        description="convolutions of lower rank with a basis of their own outputs, not in factors",
+    )
 
     @model_validator(mode="after")
     def _has_what_it_shares(self) -> ModelConfig:

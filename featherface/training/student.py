@@ -10,8 +10,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from featherface.data.labelled_photo import Photos
+from featherface.errors import ConfigError
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.interpolated import interpolate
 from featherface.models.pretrained_v2 import load_mean_v2, load_v2
 from featherface.models.weight_files import load_mean_weights
 from featherface.training.branch_start import fit_branch
@@ -28,10 +30,20 @@ from featherface.training.warm_start import warm_start_from_imagenet, warm_start
 
 
 def build_student(config: RunConfig) -> FeatherFaceV2:
-    """V2 with the first weights that the configuration asks for."""
+    """V2 with the first weights that the configuration asks for.
+
+    Raises:
+        ConfigError: weights cannot be fitted to such a model.
+        WeightsError: a file is missing or wrong.
+    """
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
     if start.factored_crops or start.shared_steps or start.shortened:
+        if model.interpolative:
+            raise ConfigError(
+                "model.interpolative: factors are fitted first; make the run without it, and begin "
+                "one with it at start.weights, that run's"
+            )
         return model  # fitted to other weights when there are crops
     if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
@@ -39,6 +51,8 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
     elif start.weights is not None and start.grown:
         grow(model, load_mean_v2(start.weight_files), start.v1)
+    elif start.weights is not None and model.interpolative and in_factors(start.weight_files):
+        interpolate(model, load_mean_v2(start.weight_files))
     elif start.weights is not None:
         load_mean_weights(model, start.weight_files)
     elif start.v1 is not None:
@@ -84,6 +98,11 @@ def fit_first_weights(
 def has_stem(weights: list[Path]) -> bool:
     """Whether the V2 in the first of the files has a detail stem."""
     return bool(weights) and load_v2(weights[0]).detail is not None
+
+
+def in_factors(weights: list[Path]) -> bool:
+    """Whether the V2 in the first of the files has its convolutions of lower rank in factors."""
+    return bool(weights) and not load_v2(weights[0]).interpolative
 
 
 def freeze(student: FeatherFaceV2 | BaselineV1, start: StartConfig) -> None:

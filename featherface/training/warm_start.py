@@ -22,6 +22,7 @@ from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.bifpn import shares
 from featherface.models.modules.factored_pointwise import FactoredPointwise
+from featherface.models.modules.interpolative_pointwise import InterpolativePointwise
 from featherface.models.modules.light_bifpn import FusionNode
 from featherface.models.weight_files import first_line
 from featherface.training.distillation import V1_CHANNEL_MEANS
@@ -70,9 +71,10 @@ def warm_start_from_imagenet(model: FeatherFaceV2, path: Path) -> None:
 
 def refuse_factors(*parts: nn.Module) -> None:
     """Only whole convolutions can be copied."""
-    if any(isinstance(module, FactoredPointwise) for part in parts for module in part.modules()):
+    of_lower_rank = FactoredPointwise | InterpolativePointwise
+    if any(isinstance(module, of_lower_rank) for part in parts for module in part.modules()):
         raise WeightsError(
-            "whole convolutions cannot be copied to those in two factors: set the ranks of the "
+            "whole convolutions cannot be copied to those of lower rank: set the ranks of the "
             "model's section to 0, or begin with start.factored_crops"
         )
 

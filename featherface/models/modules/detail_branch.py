@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn import functional
 
+from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.light_bifpn import upsample
 
 STEM_CHANNELS = 16
@@ -37,10 +38,8 @@ class MixedDepthwise(nn.Sequential):
     """1x1 convolution, depthwise 3x3, ReLU. A ``rank`` makes the first in two factors."""
 
     def __init__(self, inputs: int, outputs: int, rank: int = 0) -> None:
-        narrow = [nn.Conv2d(inputs, rank, 1, bias=False)] if rank else []
         super().__init__(
-            *narrow,
-            nn.Conv2d(rank or inputs, outputs, 1),
+            pointwise(inputs, outputs, rank, bias=True),
             nn.Conv2d(outputs, outputs, 3, padding=1, groups=outputs),
             nn.ReLU(inplace=True),
         )
