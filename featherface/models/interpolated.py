@@ -39,29 +39,21 @@ def interpolate(model: FeatherFaceV2, factored: FeatherFaceV2) -> None:
     ordered = copy.deepcopy(factored).eval()
     for chain in chains_of(ordered):
         put_in_order(chain)
-    values = ordered.state_dict()
+    values, parts = ordered.state_dict(), dict(ordered.named_modules())
     for name, module in model.named_modules():
         if isinstance(module, InterpolativePointwise):
-            twin = InterpolativePointwise.like(factors_in(ordered, name))
-            twin.fill(factors_in(ordered, name))
-            for key in [key for key in values if key.startswith(f"{name}.")]:
-                del values[key]
+            factors = parts.get(name)
+            if not isinstance(factors, FactoredPointwise):
+                raise WeightsError(f"{name}: no convolution in two factors in these weights")
+            twin = InterpolativePointwise.like(factors)
+            twin.fill(factors)
+            for key in factors.state_dict():
+                del values[f"{name}.{key}"]
             values |= {f"{name}.{key}": value for key, value in twin.state_dict().items()}
     try:
         model.load_state_dict(values)
     except RuntimeError:
         raise WeightsError("weights in factors of another shape than the model") from None
-
-
-def factors_in(model: FeatherFaceV2, name: str) -> FactoredPointwise:
-    """The convolution in factors of that name."""
-    try:
-        found = model.get_submodule(name)
-    except AttributeError:
-        found = None
-    if not isinstance(found, FactoredPointwise):
-        raise WeightsError(f"{name}: no convolution in two factors in these weights")
-    return found
 
 
 def chains_of(model: FeatherFaceV2) -> list[Chain]:

@@ -302,17 +302,14 @@ def fit_pointwise(convolution: nn.Module, x: Tensor, wanted: Tensor, scale: Tens
     gram += ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight = torch.linalg.solve(gram, inputs.T @ outputs)  # [in, out]
     if isinstance(convolution, FactoredPointwise):
-        factors: list[Any] = list(convolution.children())
-        first, second = factors
-        rank = len(first.weight)
         made = weight.T @ gram @ weight
-        basis = torch.linalg.eigh(made).eigenvectors[:, -rank:]
+        basis = torch.linalg.eigh(made).eigenvectors[:, -convolution.rank :]
         narrow, wide = weight @ basis, basis.T / unit
         # Both factors of one size, so that one learning rate suits them.
         balance = (wide.norm() / narrow.norm().clamp_min(TINY)).sqrt().clamp_min(TINY)
         narrow, wide = narrow * balance, wide / balance
-        first.weight.copy_(narrow.T[..., None, None])
-        second.weight.copy_(wide.T[..., None, None])
+        convolution.narrow.weight.copy_(narrow.T[..., None, None])
+        convolution.wide.weight.copy_(wide.T[..., None, None])
         weight = narrow @ wide
     elif isinstance(convolution, nn.Conv2d):
         weight = weight / unit

@@ -63,8 +63,7 @@ def multiplied_out(model: FeatherFaceV2) -> dict[str, Tensor]:
     made = {}
     for name, module in model.named_modules():
         if isinstance(module, FactoredPointwise):
-            parts: list[Any] = list(module.children())
-            first, second = (part.weight.flatten(1) for part in parts)
+            first, second = module.factors()
             made[f"{name}.weight"] = (second @ first)[..., None, None]
     return made
 

@@ -74,7 +74,7 @@ def refuse_factors(*parts: nn.Module) -> None:
     of_lower_rank = FactoredPointwise | InterpolativePointwise
     if any(isinstance(module, of_lower_rank) for part in parts for module in part.modules()):
         raise WeightsError(
-            "whole convolutions cannot be copied to those of lower rank: set the ranks of the "
+            "whole convolutions cannot be copied to those in two factors: set the ranks of the "
             "model's section to 0, or begin with start.factored_crops"
         )
 
