@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -56,6 +56,7 @@ def test_only_scores_that_people_look_at_are_fitted() -> None:
 
 
 @settings(max_examples=15, deadline=None)
+@example(seed=0, slope=0.625, kept=0.01)  # whole steps of Newton's method go to and fro
 @given(seed=st.integers(0, 1000), slope=st.floats(0.5, 2), kept=st.floats(0.01, 0.3))
 def test_a_score_can_be_kept(seed: int, slope: float, kept: float) -> None:
     rng = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from featherface.errors import DataError
 EDGE = 1e-7
 BINS = 10
 STEPS = 30
+HALVINGS = 20
 LINE_RANGE = np.array([[0.2, -5.0], [5.0, 5.0]])  # of slope and shift
 
 
@@ -72,21 +73,42 @@ def fit_correction(
             f"{len(scores)} detections, {int(hits.sum())} of them faces: both faces and false "
             "detections are needed to fit scores; give more photos, or a lower score"
         )
-    # Logistic regression on the logit by Newton's method; the loss is convex in slope and shift.
+    # Logistic regression on the logit: the loss is convex in slope and shift.
     kept = 0.0 if kept_score is None else float(_logits(np.array([kept_score]))[0])
     inputs = (_logits(scores) - kept)[:, None]
     if kept_score is None:
         inputs = np.concatenate([inputs, np.ones_like(inputs)], 1)
-    line = np.array([1.0, 0.0])[: inputs.shape[1]]
-    ridge = 1e-6 * len(inputs) * np.eye(len(line))
-    for _ in range(STEPS):
-        chance = 1 / (1 + np.exp(-(inputs @ line + kept)))
-        curvature = (inputs.T * (chance * (1 - chance))) @ inputs + ridge
-        line = line - np.linalg.solve(curvature, inputs.T @ (chance - hits))
-        line = np.clip(line, *LINE_RANGE[:, : len(line)])
+    line = _newton(inputs, kept, hits)
     slope = float(line[0])
     shift = float(line[1]) if kept_score is None else kept * (1 - slope)
     return Correction(1 / slope, shift)
+
+
+def _newton(
+    inputs: NDArray[np.float64], offset: float, hits: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The line with the least negative log-likelihood, in ``LINE_RANGE``; ``inputs`` ``[N, 2]`` or
+    ``[N, 1]`` for its slope alone."""
+
+    def loss(line: NDArray[np.float64]) -> float:
+        logits = inputs @ line + offset
+        return float(np.sum(np.logaddexp(0, logits) - hits * logits))
+
+    line = np.array([1.0, 0.0])[: inputs.shape[1]]
+    ridge = 1e-6 * len(inputs) * np.eye(len(line))
+    for _ in range(STEPS):
+        chance = 1 / (1 + np.exp(-(inputs @ line + offset)))
+        curvature = (inputs.T * (chance * (1 - chance))) @ inputs + ridge
+        step = np.linalg.solve(curvature, inputs.T @ (chance - hits))
+        # A whole step may overshoot where the chances are near 0 and 1, and come back for ever.
+        for share in 0.5 ** np.arange(HALVINGS):
+            tried = np.clip(line - share * step, *LINE_RANGE[:, : len(line)])
+            if loss(tried) < loss(line):
+                line = tried
+                break
+        else:
+            break
+    return line
 
 
 def reliability(scores: NDArray[np.floating], hits: NDArray[np.bool_]) -> Reliability:
