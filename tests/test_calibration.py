@@ -14,10 +14,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from featherface.anchors import make_anchors
 from featherface.cli import app
 from featherface.data.example_data import make_example_data
 from featherface.errors import DataError
-from featherface.evaluation.calibration import Correction, fit_correction, reliability
+from featherface.evaluation.calibration import (
+    Correction,
+    fit_correction,
+    fit_each_stride,
+    levels_of,
+    reliability,
+)
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.pretrained_v2 import SHIPPED, load_v2
 from featherface.models.weight_files import read_metadata, save_weights
@@ -115,6 +122,48 @@ def test_corrected_logits() -> None:
     torch.testing.assert_close(after[2], before[2])
 
 
+def test_logits_of_one_stride() -> None:
+    torch.manual_seed(0)
+    model = FeatherFaceV2().eval()
+    image = torch.rand(1, 3, 64, 96) * 255
+    at_stride_16 = slice(2 * 8 * 12, 2 * (8 * 12 + 4 * 6))
+    with torch.no_grad():
+        before = model(image)[0]
+        model.heads.correct_logits(2.0, -0.5, level=1)
+        after = model(image)[0]
+    wanted = before.clone()
+    wanted[:, at_stride_16] = before[:, at_stride_16] / 2 - 0.5
+    torch.testing.assert_close(after, wanted)
+
+
+def test_each_stride_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    logits, levels = rng.normal(0, 2, 60000), rng.integers(0, 3, 60000)
+    hits = rng.random(60000) < 1 / (1 + np.exp(-logits))
+    temperatures, shifts = np.array([0.7, 1.0, 1.6]), np.array([0.5, 0.0, -0.8])
+    said = (logits - shifts[levels]) * temperatures[levels]
+    found = fit_each_stride(1 / (1 + np.exp(-said)), hits, levels, least_score=0)
+    np.testing.assert_allclose([c.temperature for c in found], temperatures, rtol=0.1)
+    np.testing.assert_allclose([c.shift for c in found], shifts, atol=0.15)
+    one_kind = hits | (levels == 2)
+    fitted = fit_each_stride(1 / (1 + np.exp(-said)), one_kind, levels, least_score=0)
+    assert fitted == [*found[:2], Correction(1.0, 0.0)]
+    with pytest.raises(DataError, match="No stride has both"):
+        fit_each_stride(1 / (1 + np.exp(-said)), np.ones_like(hits), levels, least_score=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), rows=st.integers(1, 6), columns=st.integers(1, 6))
+def test_which_stride_said_a_score(seed: int, rows: int, columns: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = 32 * rows, 32 * columns
+    raw = rng.permutation(len(make_anchors(height, width))).astype(np.float32) / 1e6
+    chosen = rng.integers(0, len(raw), 20)
+    cells = make_anchors(height, width)[chosen, 2]  # 16 and 32, 64 and 128, 256 and 512 pixels
+    wanted = (np.log2(cells).astype(int) - 4) // 2
+    np.testing.assert_array_equal(levels_of(raw[chosen].astype(float), raw, height, width), wanted)
+
+
 def test_the_command(photo_shards: Path, tmp_path: Path) -> None:
     out, results = tmp_path / "calibrated.safetensors", tmp_path / "results"
     command = ["calibrate", "--weights", str(SHIPPED), "--data", str(photo_shards)]
@@ -139,6 +188,25 @@ def test_the_command(photo_shards: Path, tmp_path: Path) -> None:
     session = ort.InferenceSession(str(out.with_suffix(".onnx")))
     scores = session.run(["scores"], {"image": image.numpy()})[0]
     np.testing.assert_allclose(scores, torch.sigmoid(logits).numpy(), atol=1e-4)
+
+
+def test_the_command_by_stride(photo_shards: Path, tmp_path: Path) -> None:
+    out, results = tmp_path / "calibrated.safetensors", tmp_path / "results"
+    command = ["calibrate", "--weights", str(SHIPPED), "--data", str(photo_shards), "--by-stride"]
+    command += ["--out", str(out), "--results", str(results), "--cache", str(tmp_path / "cache")]
+    done = CliRunner().invoke(app, [*command, "--fraction", "0.6", "--least-score", "0.001"])
+    assert done.exit_code == 0, done.output
+    found = json.loads((results / "calibration.json").read_text())
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        logits, shipped = load_v2(out)(image)[0], load_v2()(image)[0]
+    at_stride_8 = 2 * 8 * 8
+    assert found["stride 8"]["temperature"] != 1
+    for at, stride in ((slice(at_stride_8), "stride 8"), (slice(-2 * 2 * 2, None), "stride 32")):
+        back = (logits[:, at] - found[stride]["shift"]) * found[stride]["temperature"]
+        torch.testing.assert_close(back, shipped[:, at], rtol=1e-3, atol=1e-3)
+    stored = read_metadata(out)
+    assert len(stored["temperature"].split()) == len(stored["shift"].split()) == 3
 
 
 def test_of_several_weights_their_mean_is_calibrated(photo_shards: Path, tmp_path: Path) -> None:

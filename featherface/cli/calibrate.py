@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 LOWEST_SCORE = 0.0005
+NEUTRAL = {"temperature": 1.0, "shift": 0.0}  # what a file without a correction has
 
 
 def register(app: typer.Typer) -> None:
@@ -40,12 +41,15 @@ def calibrate(
     kept_score: Annotated[
         float, typer.Option(min=0, max=1, help="Stays what it is; 0: no score has to.")
     ] = 0.02,
+    by_stride: Annotated[
+        bool, typer.Option("--by-stride", help="Fit what each stride says by itself.")
+    ] = False,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the network.")] = 1,
 ) -> None:
     """Fit temperature and shift to the scores on held-out photos, and fold them into the weights.
 
-    The order of the scores stays as it is, and by default so does 0.02, where evaluations cut off.
-    Writes the weights and their ONNX file.
+    By default one correction serves all strides: the order of the scores stays as it is. 0.02 stays
+    what it is, where evaluations cut off. Writes the weights and their ONNX file.
     """
     from featherface.cli import require_extra
 
@@ -55,12 +59,19 @@ def calibrate(
     import numpy as np
 
     from featherface.analysis.figures import save_figure
+    from featherface.anchors import STRIDES
     from featherface.cli.progress import list_progress
     from featherface.data.shards import PhotoStore
     from featherface.detector import FaceDetector
     from featherface.errors import ConfigError
     from featherface.evaluation.average_precision import match_voc
-    from featherface.evaluation.calibration import Correction, fit_correction, reliability
+    from featherface.evaluation.calibration import (
+        Correction,
+        fit_correction,
+        fit_each_stride,
+        levels_of,
+        reliability,
+    )
     from featherface.evaluation.plots import reliability_figure
     from featherface.evaluation.result_files import write_result_json
     from featherface.evaluation.validation import held_out_photos
@@ -78,28 +89,42 @@ def calibrate(
     if len(weights) > 1:
         load_mean_weights(model, weights)
         # What earlier corrections of the parts were says nothing of their mean.
-        metadata = {k: v for k, v in metadata.items() if k not in ("temperature", "shift")}
+        metadata = {k: v for k, v in metadata.items() if k not in NEUTRAL}
         metadata["mean_of"] = " ".join(path.stem for path in weights)
     store = PhotoStore(data, cache)
-    found, boxes, doubtful = [], [], []
+    found, boxes, doubtful, levels = [], [], [], []
     with TemporaryDirectory() as folder:
         onnx = export_onnx(model, Path(folder) / "model.onnx")
         detect = FaceDetector(onnx, input_size=None, score_threshold=LOWEST_SCORE, threads=threads)
         for index in list_progress(held_out_photos(store, fraction)):
             photo = store[index]
-            found.append(detect_in_views(detect, np.ascontiguousarray(photo.image)).rows())
+            image = np.ascontiguousarray(photo.image)
+            found.append(detect_in_views(detect, image).rows())
+            if by_stride:
+                blob = detect.prepare(image)
+                raw = detect.run_network(blob)[0][0]
+                levels.append(levels_of(found[-1][:, 4], raw, *blob.shape[2:]))
             boxes.append(photo.boxes.astype(np.float64))
             doubtful.append(photo.scores < face_score)
     matches = match_voc(found, boxes, doubtful)
-    correction = fit_correction(matches.scores, matches.hit, least_score, kept_score or None)
     seen = matches.scores >= least_score
     scores, hits = matches.scores[seen], matches.hit[seen]
-    before, after = reliability(scores, hits), reliability(correction(scores), hits)
-    model.heads.correct_logits(correction.temperature, correction.shift)
-    earlier = Correction(float(metadata.get("temperature", 1)), float(metadata.get("shift", 0)))
-    total = correction.after(earlier)
-    totals = {"temperature": f"{total.temperature:.4f}", "shift": f"{total.shift:.4f}"}
-    save_weights(model, out, {**metadata, **totals})
+    places = zip(matches.photo[seen], matches.index[seen], strict=True)
+    level = np.array([levels[photo][index] if by_stride else 0 for photo, index in places], int)
+    kept = kept_score or None
+    if by_stride:
+        corrections = fit_each_stride(scores, hits, level, least_score, kept)
+    else:
+        corrections = [fit_correction(scores, hits, least_score, kept)] * len(STRIDES)
+    corrected = np.choose(level, [correction(scores) for correction in corrections])
+    before, after = reliability(scores, hits), reliability(corrected, hits)
+    totals = []
+    for stride, correction in enumerate(corrections):
+        model.heads.correct_logits(correction.temperature, correction.shift, stride)
+        earlier = [_number(metadata, name, stride) for name in NEUTRAL]
+        totals.append(correction.after(Correction(*earlier)))
+    metadata |= {name: _in_words([getattr(c, name) for c in totals]) for name in NEUTRAL}
+    save_weights(model, out, metadata)
     exported = export_onnx(model, out.with_suffix(".onnx"))
     if results is not None:
         written = {
@@ -108,15 +133,33 @@ def calibrate(
             "detections_from_score": least_score,
             "kept_score": kept_score,
             "faces_from_score": face_score,
-            "temperature": correction.temperature,
-            "shift": correction.shift,
+            **(
+                {
+                    f"stride {stride}": vars(c)
+                    for stride, c in zip(STRIDES, corrections, strict=True)
+                }
+                if by_stride
+                else vars(corrections[0])
+            ),
             "calibration_error": {"before": before.error, "after": after.error},
         }
         write_result_json(results / "calibration.json", written)
         save_figure(reliability_figure(before, after), results / "calibration.png")
     typer.echo(
-        f"Temperature {correction.temperature:.3f}, shift {correction.shift:+.3f}; calibration "
+        f"Temperature {_in_words([c.temperature for c in corrections])}, "
+        f"shift {_in_words([c.shift for c in corrections])}; calibration "
         f"error {100 * before.error:.1f} -> {100 * after.error:.1f} % on {len(boxes)} held-out "
         "photos"
     )
     typer.echo(f"Weights: {out}\nONNX:    {exported}")
+
+
+def _number(metadata: dict[str, str], name: str, stride: int) -> float:
+    """What an earlier correction says of a stride: one number for all of them, or three."""
+    numbers = metadata.get(name, "").split()
+    return float(numbers[stride % len(numbers)]) if numbers else NEUTRAL[name]
+
+
+def _in_words(numbers: list[float]) -> str:
+    words = [f"{number:.4f}" for number in numbers]
+    return words[0] if len(set(words)) == 1 else " ".join(words)

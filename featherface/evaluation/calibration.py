@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.errors import DataError
 
 EDGE = 1e-7
@@ -49,6 +50,54 @@ class Correction:
         return Correction(
             first.temperature * self.temperature, first.shift / self.temperature + self.shift
         )
+
+
+def fit_each_stride(
+    scores: NDArray[np.floating],
+    hits: NDArray[np.bool_],
+    levels: NDArray[np.integer],
+    least_score: float,
+    kept_score: float | None = None,
+) -> list[Correction]:
+    """One ``fit_correction`` a stride; ``levels`` ``[N]`` are the detections' (``levels_of``).
+
+    A stride stays as it is that has not both faces and false detections.
+
+    Raises:
+        DataError: no stride has both.
+    """
+    corrections = [Correction(1.0, 0.0)] * len(STRIDES)
+    seen = np.asarray(scores) >= least_score
+    fitted = [
+        level
+        for level in range(len(STRIDES))
+        if len(np.unique(np.asarray(hits)[seen & (np.asarray(levels) == level)])) == 2
+    ]
+    if not fitted:
+        raise DataError(
+            "No stride has both faces and false detections, which are needed to fit scores; give "
+            "more photos, or a lower score"
+        )
+    for level in fitted:
+        at = np.asarray(levels) == level
+        corrections[level] = fit_correction(
+            np.asarray(scores)[at], np.asarray(hits)[at], least_score, kept_score
+        )
+    return corrections
+
+
+def levels_of(
+    scores: NDArray[np.floating], raw: NDArray[np.floating], height: int, width: int
+) -> NDArray[np.int64]:
+    """Which of ``STRIDES`` said each of ``scores`` ``[N]``, int64 ``[N]`` of 0, 1 and 2.
+
+    ``raw`` ``[A]`` are the network's scores for an image of ``height`` x ``width`` pixels, padded;
+    every detection has the score of one anchor.
+    """
+    order = np.argsort(raw, kind="stable")
+    anchors = order[np.searchsorted(raw[order], np.asarray(scores).astype(raw.dtype))]
+    ends = np.cumsum([-(-height // s) * -(-width // s) * ANCHORS_PER_CELL for s in STRIDES])
+    return np.searchsorted(ends, anchors, side="right").astype(np.int64)
 
 
 def fit_correction(

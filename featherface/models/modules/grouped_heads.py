@@ -69,9 +69,12 @@ class GroupedHeads(nn.Module):
         return outputs_of([self.predictors[0](tower)])
 
     @torch.no_grad()
-    def correct_logits(self, temperature: float, shift: float) -> None:
-        """Fold ``logit / temperature + shift`` into the predictors of the class."""
-        for predictor in self.predictors:
+    def correct_logits(self, temperature: float, shift: float, level: int | None = None) -> None:
+        """Fold ``logit / temperature + shift`` into the predictors of the class.
+
+        ``level``: of this stride alone, 0 to 2.
+        """
+        for predictor in self.predictors if level is None else [self.predictors[level]]:
             weight, bias = predictor.parameters()
             weight[:ANCHORS_PER_CELL] /= temperature
             bias[:ANCHORS_PER_CELL] = bias[:ANCHORS_PER_CELL] / temperature + shift
