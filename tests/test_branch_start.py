@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError
-from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.interpolated import interpolate
 from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.modules.grouped_heads import GroupedHeads
+from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training import shortened_start
+from featherface.training import student as student_file
 from featherface.training.branch_start import (
     WhitenedUnit,
     deviation_of,
@@ -33,6 +37,7 @@ from featherface.training.branch_start import (
 )
 from featherface.training.config import RunConfig
 from featherface.training.learner import Learner
+from featherface.training.loop import train
 from featherface.training.optimisers import make_optimisers
 from featherface.training.schedules import TermWeights
 from featherface.training.shortened_start import join_predictors, shorten, start_shortened
@@ -245,6 +250,36 @@ def test_what_is_left_comes_near_the_whole_again(
         if name.startswith("branch.") and not name.startswith("branch.detail."):
             assert torch.equal(value, first[name])
     assert all(p.requires_grad for p in student.parameters())
+
+
+def test_a_run_that_is_its_start_is_interpolative_after_it(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"model": "FeatherFaceV2", "arguments": json.dumps(LIGHT)}
+    save_weights(unsettled(**LIGHT), tmp_path / "longer.safetensors", facts)
+    changed = {"weights": tmp_path / "longer.safetensors", "shortened_passes": 1}
+    start = config.start.model_copy(update=changed | {"branch_crops": 0})
+    shape = {"channels": 64, "stage2_rank": 4, "interpolative": True}
+    model = config.model.model_copy(update=shape)
+    changes = {"images": 0, "model": model, "start": start, "output": tmp_path}
+    run = RunConfig.model_validate(config.model_dump() | changes)
+    fitted: list[FeatherFaceV2] = []
+
+    def note(model: FeatherFaceV2, factored: FeatherFaceV2) -> None:
+        fitted.append(copy.deepcopy(factored).eval())
+        interpolate(model, factored)
+
+    monkeypatch.setattr(student_file, "interpolate", note)
+    said: list[str] = []
+    trained = load_v2(train(run, accelerator="cpu", report=said.append)).eval()
+    assert any(line.startswith("Shortened: ") for line in said)
+    assert trained.interpolative
+    assert not fitted[0].interpolative
+    assert parameter_count(trained) < parameter_count(fitted[0])
+    image = torch.rand(1, 3, 64, 96) * 255
+    with torch.no_grad():
+        for ours, theirs in zip(trained(image), fitted[0](image), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.std()))
 
 
 def test_what_cannot_start_so_is_refused(config: RunConfig, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_featherface_v2 import FACTORED, INTERPOLATIVE, TWO_WAYS, unsettled
 from torch import nn
 
-from featherface.errors import ConfigError, WeightsError
+from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.interpolated import Chain, interpolate, put_in_order
 from featherface.models.modules.factored_pointwise import FactoredPointwise
@@ -123,12 +123,3 @@ def test_a_run_begins_at_weights_in_factors_or_at_its_own(tmp_path: Path) -> Non
     save_weights(model, again, {"model": "FeatherFaceV2", "arguments": json.dumps(shape)})
     for twin in (load_v2(again), started(again)):
         torch.testing.assert_close(twin(image), model(image))
-
-
-def test_a_run_that_fits_factors_has_factors() -> None:
-    shape = {"stage2_rank": 8, "interpolative": True}
-    config = RunConfig.model_validate(
-        {"name": "x", "model": shape, "start": {"v1": "v1.safetensors", "factored_crops": 4}}
-    )
-    with pytest.raises(ConfigError, match="interpolative"):
-        build_student(config)

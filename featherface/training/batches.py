@@ -80,7 +80,7 @@ def crops_of_side(config: RunConfig, store: Any, indices: np.ndarray, side: int)
 
 def total_batches(config: RunConfig, world: int = 1) -> int:
     """Steps of a run: its images over the crops of a step."""
-    return max(1, round(config.images / (config.batch * world)))
+    return max(int(config.images > 0), round(config.images / (config.batch * world)))
 
 
 def make_loader(

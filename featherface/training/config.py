@@ -196,6 +196,11 @@ class StartConfig(Section):
     )
 
     @property
+    def fits_factors(self) -> bool:
+        """Whether the first weights are fitted to those of a V2 without factors, or of fewer."""
+        return bool(self.factored_crops or self.shared_steps or self.shortened)
+
+    @property
     def weight_files(self) -> list[Path]:
         """``weights`` as a list, empty for none."""
         if self.weights is None:
@@ -323,7 +328,9 @@ class RunConfig(Section):
     loss: LossConfig = LossConfig()
     distillation: DistillationConfig = DistillationConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
-    images: int = Field(200_000, gt=0, description="crops of the first size to see in the run")
+    images: int = Field(
+        200_000, ge=0, description="crops of the first size to see; 0: the run is its start"
+    )
     batch: int = Field(16, gt=0, description="crops of the first size in a batch, a device")
     checkpoint_minutes: float = Field(3.0, gt=0)
     snapshots: list[Annotated[float, Field(gt=0, lt=1)]] = Field(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from featherface.data.labelled_photo import Photos
-from featherface.errors import ConfigError
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.interpolated import interpolate
@@ -38,12 +38,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
     """
     model = FeatherFaceV2(**config.model.model_dump())
     start = config.start
-    if start.factored_crops or start.shared_steps or start.shortened:
-        if model.interpolative:
-            raise ConfigError(
-                "model.interpolative: factors are fitted first; make the run without it, and begin "
-                "one with it at start.weights, that run's"
-            )
+    if start.fits_factors:
         return model  # fitted to other weights when there are crops
     if start.weights is not None and start.detail_crops and not has_stem(start.weight_files):
         plain = FeatherFaceV2(**config.model.model_dump() | {"detail_channels": 0})
@@ -79,20 +74,30 @@ def fit_first_weights(
     config = learner.config
     start = config.start
     joined = None
+    fitted = student
+    if student.interpolative and start.fits_factors:
+        # Factors are easier to fit than a basis: whatever is one of the two is also the other.
+        fitted = FeatherFaceV2(**config.model.model_dump() | {"interpolative": False})
+        fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fitted.to(fabric.device)
+        learner.student = fitted
     if start.factored_crops:
-        joined = start_factored(fabric, student, config, store, indices, report)
+        joined = start_factored(fabric, fitted, config, store, indices, report)
     if start.shared_steps:
-        start_shared(fabric, student, config, store, indices, report)
+        start_shared(fabric, fitted, config, store, indices, report)
     if start.branch_crops:
         fit_branch(fabric, learner, store, indices, report)
     if start.shortened:  # reads what the branch makes
         start_shortened(fabric, learner, store, indices, report)
     if start.context_crops:
-        fit_context(student.context, learner.maps_of_teacher, config, store, indices, report)
+        fit_context(fitted.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:
         fit_twin(fabric, learner, store, indices, report, joined)
     if start.detail_crops:
         fit_detail(fabric, learner, store, indices, report)
+    if fitted is not student:
+        interpolate(student, fitted)
+        learner.student = student
 
 
 def has_stem(weights: list[Path]) -> bool:
