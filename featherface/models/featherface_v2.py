@@ -1,14 +1,15 @@
 """FeatherFace V2: at most 250,000 parameters, no operator that a phone or a browser lacks.
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
-      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels, the second
-                        in factors of rank 48
+      backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels, it and the
+                        second of rank 40 to 46
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
       light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
-      detail stem       added at stride 8: a second way from the image, for tiny faces
-      light SSH         two separable blocks a level
-      grouped heads     one 1x1 convolution a level for class, box and landmarks
+      detail branch     a second way from the image, YuNet-n's; its map of stride 8 is added here
+      light SSH         two separable blocks a level, of rank 32
+      grouped heads     one 1x1 convolution a level for class, box and landmarks; that of stride 8
+                        reads both ways
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
 
 Follows FeatherFace (Kim, Jung, Kim, Electronics 2025, 14(3), 517), whose anchors it keeps, so that
@@ -43,9 +44,10 @@ Detail = Tensor | BranchMaps | None
 
 
 class FeatherFaceV2(nn.Module):
-    """The student; the package ships ``stage2_rank=48, detail_channels=48``.
+    """The student; the package ships ``stage2_rank=46, entry_rank=40, stage3_rank=44,
+    context_rank=32, interpolative=True, detail_branch=True``.
 
-    Without arguments it is the V2 before that, which all runs but the last teach.
+    Without arguments it is the V2 that most of the runs teach.
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
     ``interpolative`` writes them with fewer values, in a basis of their outputs.
