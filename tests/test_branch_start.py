@@ -282,6 +282,17 @@ def test_a_run_that_is_its_start_is_interpolative_after_it(
             torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3 * float(theirs.std()))
 
 
+def test_a_branch_learns_from_crops_of_several_sizes(config: RunConfig) -> None:
+    data = config.data.model_copy(update={"sizes": [(64, 0.5), (96, 0.5)]})
+    start = config.start.model_copy(update={"branch_crops": 24, "branch_passes": (1, 1, 1)})
+    run = config.model_copy(update={"data": data, "start": start})
+    store = PhotoStore(config.data.shards, config.data.cache)
+    learner = Learner(build_student(run), run, None)
+    said: list[str] = []
+    fit_branch(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
+    assert [line.split(":")[0] for line in said] == ["Units", "Branch", "Branch by labels"]
+
+
 def test_what_cannot_start_so_is_refused(config: RunConfig, tmp_path: Path) -> None:
     store = PhotoStore(config.data.shards, config.data.cache)
     fabric, indices = Fabric(accelerator="cpu"), np.arange(len(store))

@@ -104,7 +104,8 @@ def fit_branch(
 
     with learning_alone(student, []):
         # 1. Every unit alone.
-        images = torch.cat([as_input(x.images) for x in seen[:FIRST_BATCHES]])[:FIRST_CROPS]
+        alike = [x.images for x in seen if x.images.shape[2:] == seen[0].images.shape[2:]]
+        images = torch.cat([as_input(x) for x in alike[:FIRST_BATCHES]])[:FIRST_CROPS]
         images = fabric.broadcast(images)  # all processes learn in the same coordinates
         shown = teacher(images)
         deviations = [deviation_of(x) for x in shown]
