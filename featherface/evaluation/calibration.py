@@ -7,6 +7,7 @@ the order of the scores.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,24 +67,19 @@ def fit_each_stride(
     Raises:
         DataError: no stride has both.
     """
-    corrections = [Correction(1.0, 0.0)] * len(STRIDES)
-    seen = np.asarray(scores) >= least_score
-    fitted = [
-        level
-        for level in range(len(STRIDES))
-        if len(np.unique(np.asarray(hits)[seen & (np.asarray(levels) == level)])) == 2
-    ]
-    if not fitted:
+    found: dict[int, Correction] = {}
+    for level in range(len(STRIDES)):
+        at = np.asarray(levels) == level
+        with suppress(DataError):
+            found[level] = fit_correction(
+                np.asarray(scores)[at], np.asarray(hits)[at], least_score, kept_score
+            )
+    if not found:
         raise DataError(
             "No stride has both faces and false detections, which are needed to fit scores; give "
             "more photos, or a lower score"
         )
-    for level in fitted:
-        at = np.asarray(levels) == level
-        corrections[level] = fit_correction(
-            np.asarray(scores)[at], np.asarray(hits)[at], least_score, kept_score
-        )
-    return corrections
+    return [found.get(level, Correction(1.0, 0.0)) for level in range(len(STRIDES))]
 
 
 def levels_of(

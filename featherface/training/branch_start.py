@@ -29,7 +29,12 @@ from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch, MixedDepthwise, halved
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.light_bifpn import upsample
-from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
+from featherface.training.kept_crops import (
+    as_input,
+    chosen_crops,
+    crops_to_keep,
+    images_alike,
+)
 from featherface.training.learner import Learner, refuse_dynamic
 from featherface.training.map_teacher import MapTeacher
 from featherface.training.matrix_steps import MatrixSteps, Part
@@ -104,8 +109,7 @@ def fit_branch(
 
     with learning_alone(student, []):
         # 1. Every unit alone.
-        alike = [x.images for x in seen if x.images.shape[2:] == seen[0].images.shape[2:]]
-        images = torch.cat([as_input(x) for x in alike[:FIRST_BATCHES]])[:FIRST_CROPS]
+        images = torch.cat([as_input(x) for x in images_alike(seen)[:FIRST_BATCHES]])[:FIRST_CROPS]
         images = fabric.broadcast(images)  # all processes learn in the same coordinates
         shown = teacher(images)
         deviations = [deviation_of(x) for x in shown]

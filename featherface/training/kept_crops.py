@@ -41,6 +41,12 @@ def chosen_crops(labels: Batch, chosen: np.ndarray) -> Batch:
     )
 
 
+def images_alike(batches: list[Batch]) -> list[Tensor]:
+    """The images of the batches whose crops have the size of the first batch's."""
+    size = batches[0].images.shape[2:]
+    return [batch.images for batch in batches if batch.images.shape[2:] == size]
+
+
 def as_input(images: Tensor) -> Tensor:
     """Kept images as the networks take them."""
     return images.float().contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ from featherface.training.factored_start import (
     fit_layers,
 )
 from featherface.training.half_precision import forward_pass
-from featherface.training.kept_crops import as_input, crops_to_keep
+from featherface.training.kept_crops import as_input, crops_to_keep, images_alike
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn, learning_alone
@@ -77,8 +77,9 @@ def start_shortened(
         raise ConfigError("start.shortened: needs start.weights of a V2 with one way")
     longer.to(fabric.device).eval()
     batches = crops_to_keep(fabric, config, store, indices, config.start.shortened, seed=4)
-    alike = [x.images for x in batches if x.images.shape[2:] == batches[0].images.shape[2:]]
-    fitted = fabric.broadcast(torch.cat(alike)[: FITTED_CROPS // 4])  # the same factors for all
+    fitted = fabric.broadcast(
+        torch.cat(images_alike(batches))[: FITTED_CROPS // 4]
+    )  # the same factors for all
     shorten(model, longer, as_input(fitted))
     seen = [shown_by(longer, branch, x.images) for x in batches]
     first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
