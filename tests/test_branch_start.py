@@ -101,20 +101,23 @@ def config(tmp_path_factory: pytest.TempPathFactory, peer: tuple[Path, DetailBra
     )
 
 
-def test_units_their_inputs_and_their_maps_agree() -> None:
+@pytest.mark.parametrize(("strides", "count"), [(1, UNITS), (2, 17)])
+def test_units_their_inputs_and_their_maps_agree(strides: int, count: int) -> None:
     torch.manual_seed(0)
-    branch = DetailBranch(24).eval()
+    branch = DetailBranch(24, strides).eval()
     image = torch.rand(2, 3, 96, 64) * 255
     with torch.no_grad():
         maps = maps_of(branch, image)
         units, inputs = units_of(branch), inputs_of(image, maps)
-        assert len(units) == len(inputs) == len(maps) == UNITS
+        assert len(units) == len(inputs) == len(maps) == count
         for unit, x, y in zip(units, inputs, maps, strict=True):
             torch.testing.assert_close(unit(x), y)
-        torch.testing.assert_close(maps[-1], branch(image).tower)
-    assert {
-        id(p) for unit in [*units, branch.around, branch.detail] for p in unit.parameters()
-    } == {id(p) for p in branch.parameters()}
+        for ours, theirs in zip(maps[-strides:], branch(image).towers, strict=True):
+            torch.testing.assert_close(ours, theirs)
+    parts = [x for x in (*units, branch.around, branch.detail) if x is not None]
+    assert {id(p) for part in parts for p in part.parameters()} == {
+        id(p) for p in branch.parameters()
+    }
 
 
 @pytest.mark.parametrize("place", [0, 1, 4, 11, 12])

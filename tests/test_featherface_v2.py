@@ -48,12 +48,20 @@ INTERPOLATIVE = TWO_WAYS | {
     "context_rank": 32,
     "interpolative": True,
 }
+TWO_STRIDES = INTERPOLATIVE | {
+    "stage2_rank": 44,
+    "entry_rank": 38,
+    "stage3_rank": 42,
+    "coarse_context_rank": 24,
+    "branch_strides": 2,
+    "folded_norms": True,
+}
 
 
 @pytest.fixture(
     scope="module",
-    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS, INTERPOLATIVE],
-    ids=["grouped", "light", "factored", "detailed", "shared", "two_ways", "interpolative"],
+    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS, INTERPOLATIVE, TWO_STRIDES],
+    ids="grouped light factored detailed shared two_ways interpolative two_strides".split(),
 )
 def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Those of a V2."""
@@ -64,9 +72,7 @@ def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def model(arguments: dict[str, Any]) -> FeatherFaceV2:
     """A model whose statistics and weights are all away from their initial values."""
-    model = unsettled(**arguments)
-    model.backbone.stage1[0][1].running_mean.fill_(20.0)
-    return model
+    return unsettled(**arguments)
 
 
 @torch.no_grad()
@@ -79,7 +85,12 @@ def unsettled(**shape: Any) -> FeatherFaceV2:
             tensor.uniform_(0.5, 1.5)
         elif name.endswith(("running_mean", "bias")):
             tensor.normal_(std=0.2)
-    model.backbone.stage1[0][1].running_var.fill_(60.0**2)
+    convolution, norm = list(model.backbone.stage1[0])[:2]
+    if isinstance(norm, nn.BatchNorm2d):
+        norm.running_mean.fill_(20.0)
+        norm.running_var.fill_(60.0**2)
+    else:
+        convolution.weight /= 60.0
     return model.eval()
 
 
@@ -123,8 +134,11 @@ def test_the_detail_stem_adds_to_stride_8_alone() -> None:
         torch.testing.assert_close(model(image), plain)
 
 
-def test_a_detail_branch_speaks_at_stride_8_and_the_other_way_everywhere() -> None:
-    model = unsettled(**TWO_WAYS)
+@pytest.mark.parametrize("strides", [1, 2])
+def test_a_detail_branch_speaks_where_it_is_asked_and_the_other_way_everywhere(
+    strides: int,
+) -> None:
+    model = unsettled(**TWO_WAYS, branch_strides=strides)
     image = torch.rand(1, 3, 96, 128) * 255
     counts = [12 * 16 * 2, 6 * 8 * 2, 3 * 4 * 2]
 
@@ -139,10 +153,14 @@ def test_a_detail_branch_speaks_at_stride_8_and_the_other_way_everywhere() -> No
 
     name_of = {module: name for name, module in model.named_modules()}
     assert model.branch is not None
+    spoken = [True, strides == 2, False]
     assert changed_by(model.branch.tower) == [True, False, False]
     assert changed_by(model.branch.detail) == [True, False, False]
-    assert changed_by(model.branch.around) == [True, False, False]
-    assert changed_by(model.branch.stem) == [True, False, False]
+    coarsest = model.branch.around or model.branch.stages[2]
+    assert changed_by(coarsest) == spoken
+    assert changed_by(model.branch.stem) == spoken
+    if model.branch.coarse_tower is not None:
+        assert changed_by(model.branch.coarse_tower) == [False, True, False]
     for level in range(3):
         assert changed_by(model.context[level]) == [level == n for n in range(3)]
     assert changed_by(model.laterals[0]) == [True, True, True]

@@ -10,21 +10,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_featherface_v2 import FACTORED, INTERPOLATIVE, TWO_WAYS, unsettled
+from test_featherface_v2 import FACTORED, INTERPOLATIVE, TWO_STRIDES, TWO_WAYS, unsettled
 from torch import nn
 
 from featherface.errors import WeightsError
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.interpolated import Chain, interpolate, put_in_order
 from featherface.models.modules.factored_pointwise import FactoredPointwise
+from featherface.models.modules.folded_norms import convolution_with, fold_norms
 from featherface.models.modules.interpolative_pointwise import (
     InterpolativePointwise,
     basis_first,
 )
-from featherface.models.pretrained_v2 import load_v2
+from featherface.models.pretrained_v2 import EARLIER_SHAPE, load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training.config import RunConfig
 from featherface.training.student import build_student
+
+PLAIN = {"interpolative": False, "folded_norms": False}
 
 
 @st.composite
@@ -45,7 +48,7 @@ def test_a_basis_of_the_outputs_makes_all_of_them(layer: FactoredPointwise) -> N
     scale = torch.logspace(2, -1, layer.outputs)
     image = torch.randn(2, layer.inputs, 3, 4)
     wanted = layer(image)
-    order = basis_first(layer, scale)
+    order = basis_first([(layer, scale)])
     assert sorted(order.tolist()) == list(range(layer.outputs))
     for value in layer.wide.state_dict().values():
         value.copy_(value[order])
@@ -66,14 +69,16 @@ def test_a_batch_normalisation_behind_folds_into_it() -> None:
         if value.ndim:
             value.uniform_(0.5, 1.5)
     image = torch.randn(2, 6, 5, 5)
-    torch.testing.assert_close(layer.with_norm(norm)(image), norm(layer(image)))
+    torch.testing.assert_close(convolution_with(layer, norm)(image), norm(layer(image)))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("shape", [TWO_WAYS, FACTORED], ids=["two_ways", "one_way"])
+@pytest.mark.parametrize(
+    "shape", [TWO_WAYS, FACTORED, TWO_STRIDES], ids=["two_ways", "one_way", "two_strides"]
+)
 def test_a_v2_in_factors_and_its_interpolative_twin_say_the_same(shape: dict[str, Any]) -> None:
-    factored = unsettled(**shape)
-    model = FeatherFaceV2(**shape | {"interpolative": True}).eval()
+    factored = unsettled(**shape | PLAIN)
+    model = FeatherFaceV2(**shape | PLAIN | {"interpolative": True}).eval()
     interpolate(model, factored)
     image = torch.rand(1, 3, 96, 128) * 255
     for graph in (model, model.deployed()):
@@ -83,6 +88,34 @@ def test_a_v2_in_factors_and_its_interpolative_twin_say_the_same(shape: dict[str
     ranks += [-x.rank for x in model.modules() if isinstance(x, FactoredPointwise)]
     saved = parameter_count(factored) - parameter_count(model)
     assert saved == sum(rank * abs(rank) for rank in ranks) > 5000
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("interpolative", [False, True])
+def test_norms_fold_into_convolutions_of_every_kind(interpolative: bool) -> None:
+    factored = unsettled(**FACTORED | TWO_STRIDES | PLAIN | {"lateral_rank": 24})
+    shape = FACTORED | TWO_STRIDES | {"interpolative": interpolative, "lateral_rank": 24}
+    model = FeatherFaceV2(**shape).eval()
+    interpolate(model, factored)
+    assert not any(isinstance(x, nn.BatchNorm2d) for x in model.modules())
+    image = torch.rand(1, 3, 64, 96) * 255
+    for graph in (model, model.deployed()):
+        for ours, theirs in zip(graph(image), factored(image), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * float(theirs.std()))
+    norms = [x for x in factored.modules() if isinstance(x, nn.BatchNorm2d)]
+    if not interpolative:
+        saved = parameter_count(factored) - parameter_count(model)
+        assert saved == sum(x.num_features for x in norms) > 3000
+
+
+def test_a_grouped_v2_keeps_the_norms_of_its_shuffles() -> None:
+    model = unsettled(**EARLIER_SHAPE)
+    image = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        wanted = model(image)
+        fold_norms(model)
+        torch.testing.assert_close(model(image), wanted)
+        torch.testing.assert_close(model.deployed()(image), wanted)
 
 
 def test_an_order_ends_where_channels_mix() -> None:

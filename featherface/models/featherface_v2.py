@@ -32,9 +32,10 @@ from featherface.models.modules.detail_branch import BranchMaps, DetailBranch
 from featherface.models.modules.detail_stem import DetailStem
 from featherface.models.modules.factored_pointwise import pointwise
 from featherface.models.modules.folded_bifpn import fold_edges
+from featherface.models.modules.folded_norms import fold_norms
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.modules.grouped_ssh import GroupedSSH
-from featherface.models.modules.interpolative_pointwise import fold_norms, replace_factors
+from featherface.models.modules.interpolative_pointwise import replace_factors
 from featherface.models.modules.light_bifpn import LightBiFPN
 from featherface.models.modules.light_ssh import LightSSH
 from featherface.models.modules.ssh import NEGATIVE_SLOPE
@@ -50,10 +51,13 @@ class FeatherFaceV2(nn.Module):
     Without arguments it is the V2 that most of the runs teach.
 
     A rank is that of the two factors in place of a 1x1 convolution; 0 leaves it whole.
-    ``interpolative`` writes them with fewer values, in a basis of their outputs.
+    ``interpolative`` writes them with fewer values, in a basis of their outputs. ``folded_norms``
+    leaves a bias of each batch normalisation, for a V2 whose statistics stand still anyway.
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
     ``shared_stem`` lets the backbone begin at that stem's map of stride 4, not at the image.
-    ``detail_branch`` is a second detector in their place, which the heads of stride 8 hear as well.
+    ``detail_branch`` is a second detector in their place, which the heads of stride 8 hear as well,
+    with ``branch_strides`` 2 those of stride 16, too. ``coarse_context_rank`` is that of the context
+    at strides 16 and 32 where it is not ``context_rank``.
     ``negative_slope`` is that of the activations of backbone and context, as in V1.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.
@@ -79,6 +83,9 @@ class FeatherFaceV2(nn.Module):
         detail_branch: bool = False,
         entry_rank: int = 0,
         interpolative: bool = False,
+        branch_strides: int = 1,
+        coarse_context_rank: int = 0,
+        folded_norms: bool = False,
     ) -> None:
         super().__init__()
 
@@ -104,19 +111,23 @@ class FeatherFaceV2(nn.Module):
             CBAMLite(channels) if attention else nn.Identity() for _ in STRIDES
         )
         self.context = nn.ModuleList(
-            LightSSH(channels, light_ssh, context_rank, negative_slope)
+            LightSSH(channels, light_ssh, rank, negative_slope)
             if light_ssh
             else GroupedSSH(channels, ssh_groups)
-            for _ in STRIDES
+            for rank in (context_rank, *[coarse_context_rank or context_rank] * len(STRIDES[1:]))
         )
-        ways = [2 if detail_branch else 1, *[1] * len(STRIDES[1:])]
+        spoken = branch_strides if detail_branch else 0
+        ways = [2 if place < spoken else 1 for place, _ in enumerate(STRIDES)]
         self.heads = GroupedHeads([n * channels for n in ways], None if light_ssh else head_groups)
-        self.branch = DetailBranch(channels) if detail_branch else None
+        self.branch = DetailBranch(channels, branch_strides) if detail_branch else None
         self.detail = DetailStem(detail_channels, channels) if detail_channels else None
         self.shared_stem = shared_stem and self.detail is not None
         self.interpolative = interpolative
         if interpolative:  # but for a lateral, whose channels the fusion sums in their order
             replace_factors(self.backbone, self.context, self.branch)
+        self.folded_norms = folded_norms
+        if folded_norms:
+            fold_norms(self)
 
     @property
     def has_detail(self) -> bool:
@@ -195,14 +206,14 @@ class FeatherFaceV2(nn.Module):
     def in_two_ways(
         self, backbone: list[Tensor], branch: BranchMaps
     ) -> tuple[HeadOutputs, FeatureMaps]:
-        """The same with a detail branch: at stride 8 the heads read both ways.
+        """The same with a detail branch: where that speaks the heads read both ways.
 
         The maps are those of the way that V1 has as well.
         """
         neck, read = self.necks(backbone, branch.detail)
         context = self.contexts(read)
-        both = torch.cat([context[0], branch.tower], 1)
-        outputs = self.heads.predict([both, *context[1:]])
+        both = [torch.cat(maps, 1) for maps in zip(context, branch.towers, strict=False)]
+        outputs = self.heads.predict([*both, *context[len(both) :]])
         return outputs, FeatureMaps(list(backbone), neck, context)
 
     def forward(self, image: Tensor) -> HeadOutputs:

@@ -26,6 +26,9 @@ EARLIER_SHAPE = {
     "detail_branch": False,
     "entry_rank": 0,
     "interpolative": False,
+    "branch_strides": 1,
+    "folded_norms": False,
+    "coarse_context_rank": 0,
 }
 SHIPPED = Path(__file__).parents[1] / "weights" / "featherface_v2.safetensors"
 

@@ -45,6 +45,7 @@ UNIT_RATE, WHOLE_RATE, LABELS_RATE = 3e-3, 1e-4, 6e-4
 NECKS_SHARE, PREDICTORS_SHARE = 0.5, 4.0  # while labels teach
 FIRST_CROPS = 48  # from which inputs and outputs are measured
 FIRST_BATCHES = 4
+SHORT_UNITS = 13  # of a branch that speaks at stride 8 alone
 LEAST_VARIANCE = 0.003  # of a channel, as a share of its map's mean one
 LEAST_EIGENVALUE = 1e-6  # of the inputs' second moments, as a share of the largest
 
@@ -156,18 +157,19 @@ def fit_branch(
 
         # 3. Labels, for all behind the stages.
         branch.requires_grad_(False)
-        parts = (branch.around, branch.neck, branch.tower)
-        behind = [value for part in parts for value in part.parameters()]
+        parts = (branch.around, branch.neck, branch.tower, branch.coarse_tower)
+        behind = [value for part in parts if part is not None for value in part.parameters()]
         for value in behind:
             value.requires_grad_(True)
-        width = student.heads.read[0] // 2
-        heads = GroupedHeads([width], None).to(images.device)
+        widths = [width // 2 for width in student.heads.read if width > student.heads.read[-1]]
+        heads = GroupedHeads(widths, None).to(images.device)
         predictors = list(heads.parameters())
         share_values(fabric, predictors)
 
         def labels_loss(batch: Batch) -> Tensor:
             """The labels' losses of what the branch says alone."""
-            return learner.finest_loss(batch, heads.predict([branch(as_input(batch.images)).tower]))
+            towers = branch(as_input(batch.images)).towers
+            return learner.finest_loss(batch, heads.predict(towers))
 
         of_labels = MatrixSteps(
             [Part(NECKS_SHARE, behind), Part(PREDICTORS_SHARE, predictors)], predictors
@@ -184,19 +186,21 @@ def fit_branch(
 
 
 def units_of(branch: DetailBranch) -> list[nn.Sequential]:
-    """Its units in the order of the data, the neck from stride 16 down."""
+    """Its units in the order of the data, the neck from its coarsest stride down."""
     convolution, activation, _ = branch.stem
     found = [nn.Sequential(convolution, activation)]
     for part in (branch.stem, branch.stage_4, branch.stages):
         found += [x for x in part.modules() if isinstance(x, MixedDepthwise)]
     necks = [x for x in branch.neck if isinstance(x, MixedDepthwise)]
-    return [*found, *necks[::-1], branch.tower]
+    towers = [branch.tower, branch.coarse_tower]
+    return [*found, *necks[::-1], *(x for x in towers if x is not None)]
 
 
 def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     """What each of the units reads if those before it made ``maps``, and nothing lies around."""
     stem, unit, *stage_4 = maps[:6]
-    stages, necks = maps[6:10], maps[10:12]
+    count = 2 if len(maps) == SHORT_UNITS else 3  # stages behind
+    stages, necks = maps[6 : 6 + 2 * count], maps[6 + 2 * count :][:count]
     ends = stages[1::2]
     down = [
         one
@@ -205,8 +209,10 @@ def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
         )
         for one in (halved(before), first)
     ]
-    levels = [ends[1], ends[0] + upsample(necks[0])]
-    return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, necks[1]]
+    coarser = [upsample(x) for x in necks[:-1]]
+    levels = [ends[-1], *(x + y for x, y in zip(ends[-2::-1], coarser, strict=True))]
+    towers = necks[-1 : -len(maps[6 + 3 * count :]) - 1 : -1]
+    return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, *towers]
 
 
 def maps_of(branch: DetailBranch, image: Tensor) -> list[Tensor]:
@@ -296,16 +302,16 @@ def layers_of(unit: nn.Sequential) -> list[nn.Module]:
 
 @torch.no_grad()
 def let_speak_alone(student: FeatherFaceV2, heads: GroupedHeads) -> None:
-    """Let the student say at stride 8 what the branch's ``heads`` say, which have no other.
+    """Let the student say what the branch's ``heads`` say, at the strides that these have.
 
-    What the student's predictor reads first is the other way's.
+    What the student's predictors read first is the other way's.
     """
-    both, alone = student.heads.predictors[0], heads.predictors[0]
-    assert isinstance(both, nn.Conv2d)
-    assert isinstance(alone, nn.Conv2d)
-    both.weight.zero_()
-    both.weight[:, -alone.in_channels :] = alone.weight
-    both.bias.copy_(alone.bias)  # type: ignore[union-attr, arg-type]
+    for both, alone in zip(student.heads.predictors, heads.predictors, strict=False):
+        assert isinstance(both, nn.Conv2d)
+        assert isinstance(alone, nn.Conv2d)
+        both.weight.zero_()
+        both.weight[:, -alone.in_channels :] = alone.weight
+        both.bias.copy_(alone.bias)  # type: ignore[union-attr, arg-type]
 
 
 def deviation_of(x: Tensor) -> Tensor:

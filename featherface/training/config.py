@@ -28,6 +28,9 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("model", "detail_branch"): False,
     ("model", "entry_rank"): 0,
     ("model", "interpolative"): False,
+    ("model", "branch_strides"): 1,
+    ("model", "folded_norms"): False,
+    ("model", "coarse_context_rank"): 0,
     ("start", "grown"): False,
     ("start", "frozen_branch"): False,
     ("start", "shared_steps"): 0,
@@ -96,6 +99,15 @@ class ModelConfig(Section):
     interpolative: bool = Field(
         False,
         description="convolutions of lower rank with a basis of their own outputs, not in factors",
+    )
+    folded_norms: bool = Field(
+        False, description="batch normalisations are a part of the convolutions before them"
+    )
+    branch_strides: Literal[1, 2] = Field(
+        1, description="where the detail branch speaks: at stride 8, or at 8 and 16"
+    )
+    coarse_context_rank: int = Field(
+        0, ge=0, description="that of the context at strides 16 and 32; 0: as at stride 8"
     )
 
     @model_validator(mode="after")

@@ -46,7 +46,7 @@ def build_student(config: RunConfig) -> FeatherFaceV2:
         model.load_state_dict(plain.state_dict(), strict=False)  # all but the stem
     elif start.weights is not None and start.grown:
         grow(model, load_mean_v2(start.weight_files), start.v1)
-    elif start.weights is not None and model.interpolative and in_factors(start.weight_files):
+    elif start.weights is not None and in_more_values(start.weight_files, model):
         interpolate(model, load_mean_v2(start.weight_files))
     elif start.weights is not None:
         load_mean_weights(model, start.weight_files)
@@ -75,9 +75,10 @@ def fit_first_weights(
     start = config.start
     joined = None
     fitted = student
-    if student.interpolative and start.fits_factors:
+    if (student.interpolative or student.folded_norms) and start.fits_factors:
         # Factors are easier to fit than a basis: whatever is one of the two is also the other.
-        fitted = FeatherFaceV2(**config.model.model_dump() | {"interpolative": False})
+        plain = {"interpolative": False, "folded_norms": False}
+        fitted = FeatherFaceV2(**config.model.model_dump() | plain)
         fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fitted.to(fabric.device)
         learner.student = fitted
@@ -105,9 +106,14 @@ def has_stem(weights: list[Path]) -> bool:
     return bool(weights) and load_v2(weights[0]).detail is not None
 
 
-def in_factors(weights: list[Path]) -> bool:
-    """Whether the V2 in the first of the files has its convolutions of lower rank in factors."""
-    return bool(weights) and not load_v2(weights[0]).interpolative
+def in_more_values(weights: list[Path], model: FeatherFaceV2) -> bool:
+    """Whether the V2 in the first of the files has factors or batch normalisations where ``model``
+    has fewer values.
+    """
+    if not weights or not (model.interpolative or model.folded_norms):
+        return False
+    one = load_v2(weights[0])
+    return one.interpolative < model.interpolative or one.folded_norms < model.folded_norms
 
 
 def freeze(student: FeatherFaceV2 | BaselineV1, start: StartConfig) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from featherface.models.modules.factored_pointwise import FactoredPointwise
 from featherface.models.modules.light_bifpn import FusionNode, LightBiFPN, upsample
 
 LEAST_EDGE = 1e-2  # below, a map's scale would leave what float16 holds well
@@ -75,7 +76,7 @@ class FoldedBiFPN(nn.Module):
         to_16, to_32 = edges_of(layer.out_16), edges_of(layer.out_32)
         factor_16, factor_32 = to_16[0] / scales.again_16, to_32[0] / scales.again_32
         out_8, out_16, out_32 = (1.0, 1.0, 1.0) if following is None else following[:3]
-        channels = layer.out_8.norm.num_features
+        channels = layer.out_8.pointwise.out_channels
         self.down_16 = FoldedNode(layer.down_16, edges_of(layer.down_16)[0] / scales.level_16)
         self.out_8 = FoldedNode(layer.out_8, 1.0)
         self.out_16 = FoldedNode(layer.out_16, factor_16)
@@ -88,7 +89,7 @@ class FoldedBiFPN(nn.Module):
             (self.out_16, out_16),
             (self.out_32, out_32),
         ):
-            rescale(node.norm, scale)
+            rescale(node.pointwise, node.norm, scale)
 
     def forward(self, levels: list[Tensor], again: list[Tensor] | None = None) -> list[Tensor]:
         """As ``LightBiFPN.forward``."""
@@ -120,12 +121,11 @@ def fold_edges(
     scales = [scales_of(layer, first=not place) for place, layer in enumerate(layers)]
     first = scales[0]
     for lateral, scale in zip(laterals, first[:3], strict=True):
-        rescale(list(lateral.children())[-1], scale)
+        rescale(*lateral.children(), scale)
     for lateral, scale, read in zip(second_laterals, first[3:5], first[1:3], strict=True):
         convolution, norm = lateral.children()
-        for kernel in convolution.parameters():
-            kernel.div_(read)
-        rescale(norm, scale)
+        convolution.weight.div_(read)
+        rescale(convolution, norm, scale)
     following = [*scales[1:], None]
     return nn.ModuleList(
         FoldedBiFPN(layer, one, other)
@@ -155,8 +155,11 @@ def edges_of(node: FusionNode) -> list[float]:
     return weights
 
 
-def rescale(norm: nn.Module, scale: float) -> None:
-    """Let a batch normalisation make ``scale`` times what it made, in place."""
-    assert isinstance(norm, nn.BatchNorm2d)
-    norm.weight.data *= scale
-    norm.bias.data *= scale
+def rescale(convolution: nn.Module, norm: nn.Module, scale: float) -> None:
+    """Let a convolution and what normalises it make ``scale`` times what they made, in place."""
+    last = convolution.wide if isinstance(convolution, FactoredPointwise) else convolution
+    if isinstance(norm, nn.BatchNorm2d):
+        last = norm
+    assert isinstance(last, nn.BatchNorm2d | nn.Conv2d)
+    for value in last.parameters():
+        value.data *= scale

@@ -10,12 +10,14 @@ rank, where factors save nothing, a quarter is saved.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from featherface.models.modules.factored_pointwise import FactoredPointwise
+
+LEAST_NORM = 1e-200  # of a direction that is left
 
 
 class InterpolativePointwise(nn.Module):
@@ -53,16 +55,17 @@ class InterpolativePointwise(nn.Module):
             self.others.bias.copy_(bias[rank:] - weights.to(bias) @ bias[:rank])
 
     @torch.no_grad()
-    def with_norm(self, norm: nn.BatchNorm2d) -> InterpolativePointwise:
-        """The same without bias, and a batch normalisation behind it that stands still, in one."""
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()
-        offset = norm.bias - norm.running_mean * scale
+    def scaled(self, factor: Tensor, shift: Tensor) -> InterpolativePointwise:
+        """One that makes ``factor`` times what it makes, plus ``shift``, both ``[outputs]``."""
         rank, inputs = self.basis.weight.shape[:2]
-        made = InterpolativePointwise(inputs, len(scale), rank, bias=True).to(norm.weight.device)
+        made = InterpolativePointwise(inputs, len(factor), rank, bias=True).to(factor.device)
         assert made.basis.bias is not None
         assert made.others.bias is not None
+        scale, offset = factor.double(), shift.double()
+        if self.basis.bias is not None and self.others.bias is not None:
+            plain = torch.cat([self.basis.bias, self.others.bias]).double()
+            plain[rank:] += self.others.weight.flatten(1).double() @ plain[:rank]
+            offset = offset + scale * plain
         weights = scale[rank:, None] * self.others.weight.flatten(1) / scale[:rank]
         made.basis.weight.copy_(scale[:rank, None, None, None] * self.basis.weight)
         made.basis.bias.copy_(offset[:rank])
@@ -72,24 +75,31 @@ class InterpolativePointwise(nn.Module):
 
 
 @torch.no_grad()
-def basis_first(factors: FactoredPointwise, scale: Tensor) -> Tensor:
-    """An order of the outputs, ``[outputs]``, whose first ``rank`` make the others well.
+def basis_first(parts: Sequence[tuple[FactoredPointwise, Tensor]]) -> Tensor:
+    """An order of the outputs, ``[outputs]``, whose first ``rank`` make the others well, in all parts.
 
-    Each is the one that those before it say least of (a QR decomposition with column pivoting), in
-    units of ``1 / scale``, ``[outputs]``, so that no weight of another is large.
+    Each is the one that those before it say least of (a QR decomposition with column pivoting; of
+    several parts the product counts), in units of ``1 / scale``, ``[outputs]``, so that no weight of
+    another is large.
     """
-    first, second = (x.double() for x in factors.factors())
-    left = scale.double()[:, None] * (second @ first)
+    left = []
+    for factors, scale in parts:
+        first, second = (x.double() for x in factors.factors())
+        left.append(scale.double()[:, None] * (second @ first))
+    ranks = [factors.rank for factors, _ in parts]
     chosen: list[int] = []
-    for _ in range(factors.rank):
-        norms = left.norm(dim=1)
-        norms[chosen] = -1
-        place = int(norms.argmax())
-        direction = left[place] / norms[place].clamp_min(torch.finfo(left.dtype).tiny)
-        left = left - (left @ direction)[:, None] * direction
+    for count in range(max(ranks)):
+        open_parts = [i for i, rank in enumerate(ranks) if rank > count]
+        gain = torch.stack([left[i].norm(dim=1).clamp_min(LEAST_NORM).log() for i in open_parts])
+        gain = gain.sum(0)
+        gain[chosen] = -torch.inf
+        place = int(gain.argmax())
+        for i in open_parts:
+            direction = left[i][place] / left[i][place].norm().clamp_min(LEAST_NORM)
+            left[i] = left[i] - (left[i] @ direction)[:, None] * direction
         chosen.append(place)
-    rest = [i for i in range(len(left)) if i not in set(chosen)]
-    return torch.tensor(chosen + rest, device=left.device)
+    rest = [i for i in range(len(left[0])) if i not in set(chosen)]
+    return torch.tensor(chosen + rest, device=left[0].device)
 
 
 def replace_factors(*parts: nn.Module | None) -> None:
@@ -99,16 +109,3 @@ def replace_factors(*parts: nn.Module | None) -> None:
             for name, child in list(module.named_children()):
                 if isinstance(child, FactoredPointwise):
                     setattr(module, name, InterpolativePointwise.like(child))
-
-
-def fold_norms(model: nn.Module) -> None:
-    """Fold what normalises an interpolative convolution into it, in place.
-
-    Runtimes fold a batch normalisation into the convolution before it, but not through the
-    concatenation.
-    """
-    for module in list(model.modules()):
-        for (name, child), (behind, norm) in pairwise(list(module.named_children())):
-            if isinstance(child, InterpolativePointwise) and isinstance(norm, nn.BatchNorm2d):
-                setattr(module, name, child.with_norm(norm))
-                setattr(module, behind, nn.Identity())
