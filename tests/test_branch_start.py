@@ -24,7 +24,7 @@ from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.modules.grouped_heads import GroupedHeads
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
-from featherface.training import shortened_start
+from featherface.training import joined_start, shortened_start
 from featherface.training import student as student_file
 from featherface.training.branch_start import (
     WhitenedUnit,
@@ -36,6 +36,7 @@ from featherface.training.branch_start import (
     units_of,
 )
 from featherface.training.config import RunConfig
+from featherface.training.joined_start import join_ways
 from featherface.training.learner import Learner
 from featherface.training.loop import train
 from featherface.training.optimisers import make_optimisers
@@ -365,3 +366,57 @@ def test_v1_does_not_judge_what_its_way_reads_of_the_branch(
             TermWeights(1.0, 0.0, 0.0),
         )
     assert (float(terms["features"]) > 0) == counts
+
+
+def test_both_ways_learn_to_say_what_they_said_whole(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    monkeypatch.setattr(joined_start, "LEARNING_RATE", 1e-3)  # few steps
+    save_weights(unsettled(**LIGHT), tmp_path / "longer.safetensors", {})
+    changed = {"weights": tmp_path / "longer.safetensors", "joined_crops": 24, "joined_passes": 12}
+    shape = config.model.model_copy(
+        update={"channels": 64, "stage2_rank": 2, "context_rank": 4, "branch_strides": 2}
+    )
+    start = config.start.model_copy(update=changed | {"branch_crops": 0})
+    data = config.data.model_copy(update={"sizes": [(64, 0.5), (96, 0.5)]})
+    run = config.model_copy(update={"start": start, "model": shape, "data": data})
+    store = PhotoStore(config.data.shards, config.data.cache)
+    student = build_student(run)
+    longer = load_v2(tmp_path / "longer.safetensors")
+    shorten(student, longer, torch.rand(4, 3, 96, 96) * 255)
+    first = {n: x.clone() for n, x in student.state_dict().items()}
+    said: list[str] = []
+    learner = Learner(student, run, None)
+    join_ways(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
+    before, after = (float(x) for x in said[0].split("loss ")[1].split(" to "))
+    assert after < 0.9 * before
+    moved = {n for n, x in student.state_dict().items() if not torch.equal(x, first[n])}
+    still = ("backbone.", "laterals.", "fusions.", "context.2.", "heads.predictors.2.")
+    assert not any(n.startswith((*still, "branch.stem.", "branch.stage_4.")) for n in moved)
+    for part in ("branch.stages.2.", "branch.coarse_tower.", "heads.predictors.1.", "context.1."):
+        assert any(n.startswith(part) for n in moved)
+    assert all(p.requires_grad for p in student.parameters())
+    one = Learner(FeatherFaceV2(), run, None)
+    with pytest.raises(ConfigError, match=r"needs model\.detail_branch and start\.shortened"):
+        join_ways(Fabric(accelerator="cpu"), one, store, np.arange(len(store)), print)
+
+
+def test_answers_are_apart_where_a_face_is_said_otherwise() -> None:
+    torch.manual_seed(0)
+    wanted = torch.randn(2, 30, 4, 4)
+    assert float(joined_start.answers_distance(wanted, wanted)) == pytest.approx(0, abs=1e-6)
+    wanted[:, :2] = -20.0  # no face
+    moved = wanted.clone()
+    moved[:, 2:] += 1.0
+    assert float(joined_start.answers_distance(moved, wanted)) < 1e-6  # whose boxes count nothing
+    wanted[0, 1, 2, 3] = moved[0, 1, 2, 3] = 20.0
+    box, landmarks = wanted.clone(), wanted.clone()
+    box[0, 6:10, 2, 3] += 1.0
+    landmarks[0, 20:30, 2, 3] += 1.0
+    of_box = float(joined_start.answers_distance(box, wanted))
+    of_landmarks = float(joined_start.answers_distance(landmarks, wanted))
+    assert of_box == pytest.approx(0.5 / 3)
+    assert of_landmarks == pytest.approx(0.3 * 0.5 / 3)
+    box[0, 2:6, 2, 3] += 5.0  # the other anchor's
+    assert float(joined_start.answers_distance(box, wanted)) == pytest.approx(of_box)

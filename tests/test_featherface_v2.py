@@ -60,8 +60,16 @@ TWO_STRIDES = INTERPOLATIVE | {
 
 @pytest.fixture(
     scope="module",
-    params=[EARLIER_SHAPE, LIGHT, FACTORED, DETAILED, SHARED, TWO_WAYS, INTERPOLATIVE, TWO_STRIDES],
-    ids="grouped light factored detailed shared two_ways interpolative two_strides".split(),
+    params=[
+        pytest.param(EARLIER_SHAPE, id="grouped"),
+        pytest.param(LIGHT, id="light"),
+        pytest.param(FACTORED, id="factored"),
+        pytest.param(DETAILED, id="detailed"),
+        pytest.param(SHARED, id="shared"),
+        pytest.param(TWO_WAYS, id="two_ways"),
+        pytest.param(INTERPOLATIVE, id="interpolative"),
+        pytest.param(TWO_STRIDES, id="two_strides"),
+    ],
 )
 def arguments(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Those of a V2."""

@@ -6,6 +6,7 @@ save_diagram(load_v2(), Path("architecture.png"))
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -140,9 +141,10 @@ def _draw_part(axes: Axes, column: Column) -> None:
     elif kind == "heads":
         _draw_heads(axes, column)
     elif kind == "stem":
-        _draw_stem(axes, column, "+")
+        _draw_stem(axes, column, "+", ROWS[:1])
     elif kind == "branch":
-        _draw_stem(axes, column, "‖")
+        spoken = [row for row, text in zip(ROWS, column.part.cells, strict=True) if text]
+        _draw_stem(axes, column, "‖", spoken)
     else:
         for row, text in zip(ROWS, column.part.cells, strict=True):
             _cell(axes, column.left + CELL_PAD, row, column.width - 2 * CELL_PAD, text, column)
@@ -178,8 +180,8 @@ def _draw_fusion(axes: Axes, column: Column) -> None:
             axes.add_patch(Circle((x, y), 2.0, facecolor=PAPER, edgecolor=column.colour, lw=1.8))
 
 
-def _draw_stem(axes: Axes, column: Column, how: str) -> None:
-    """A way from the image, above all parts before it, that joins stride 8; others pass by."""
+def _draw_stem(axes: Axes, column: Column, how: str, rows: Sequence[float]) -> None:
+    """A way from the image, above all parts before it, that joins some ``rows``; others pass by."""
     left, right = column.left + CELL_PAD, column.right - CELL_PAD
     bottom, top = ROWS[0] + 2.9, ROWS[0] + 6.7
     _box(axes, left, bottom, right - left, top - bottom, column.colour, "none")
@@ -191,8 +193,9 @@ def _draw_stem(axes: Axes, column: Column, how: str) -> None:
     along = [(image, ROWS[0] + 9.5), (image, WAY), (gap, WAY), (gap, (bottom + top) / 2)]
     axes.plot(*zip(*along, strict=True), color=LINE, lw=1.4, zorder=0.5)
     _arrow(axes, along[-1], (left, along[-1][1]))
-    _arrow(axes, (column.middle, bottom), (column.middle, ROWS[0] + 2.0), column.colour)
-    _joined(axes, column.middle, ROWS[0], column.colour, how)
+    for above, row in zip((bottom + 2.0, *rows), rows, strict=False):
+        _arrow(axes, (column.middle, above - 2.0), (column.middle, row + 2.0), column.colour)
+        _joined(axes, column.middle, row, column.colour, how)
     for row in ROWS:
         axes.plot([_entry(column), _exit(column)], [row, row], color=LINE, lw=1.4, zorder=0.5)
 

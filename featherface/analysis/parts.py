@@ -115,12 +115,15 @@ def parts_of_v2(model: FeatherFaceV2) -> list[Part]:
 
 
 def branch_part(model: FeatherFaceV2, count: dict[str, int]) -> list[Part]:
-    """The detail branch, where there is one: its channels at strides 2, and 4 and more."""
+    """The detail branch, where there is one: its channels at strides 2, and 4 and more; where it
+    speaks the cell has a text.
+    """
     if model.branch is None:
         return []
     depthwise = (m for m in model.branch.modules() if isinstance(m, nn.Conv2d) and m.groups > 1)
     widths = {m.out_channels for m in depthwise}
-    cells = _cells((" → ".join(map(str, sorted(widths))), "", ""))
+    second = "" if model.branch.coarse_tower is None else "too"
+    cells = _cells((" → ".join(map(str, sorted(widths))), second, ""))
     return [Part("Detail branch", "tells the neck, too", count["branch"], "branch", cells)]
 
 

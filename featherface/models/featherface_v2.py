@@ -56,8 +56,8 @@ class FeatherFaceV2(nn.Module):
     ``detail_channels`` are those of a second stem at stride 4, for tiny faces; 0: none.
     ``shared_stem`` lets the backbone begin at that stem's map of stride 4, not at the image.
     ``detail_branch`` is a second detector in their place, which the heads of stride 8 hear as well,
-    with ``branch_strides`` 2 those of stride 16, too. ``coarse_context_rank`` is that of the context
-    at strides 16 and 32 where it is not ``context_rank``.
+    with ``branch_strides`` 2 those of stride 16, too. ``coarse_context_rank`` is that of the
+    context at strides 16 and 32 where it is not ``context_rank``.
     ``negative_slope`` is that of the activations of backbone and context, as in V1.
     ``weighted=False`` and ``light_ssh=0`` with 64 channels in the last stage are the grouped V2:
     plain sums, grouped SSH in ``ssh_groups``, a tower that the levels share in ``head_groups``.

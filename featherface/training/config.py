@@ -42,6 +42,8 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("start", "detail_teachers"): [],
     ("start", "shortened"): 0,
     ("start", "shortened_passes"): 8,
+    ("start", "joined_crops"): 0,
+    ("start", "joined_passes"): 8,
     ("start", "branch_crops"): 0,
     ("start", "branch_passes"): [2, 2, 4],
     ("start", "branch_teacher"): None,
@@ -188,6 +190,13 @@ class StartConfig(Section):
         "it beside a detail branch learns the maps of the whole",
     )
     shortened_passes: int = Field(8, gt=0, description="how often it sees them")
+    joined_crops: int = Field(
+        0,
+        ge=0,
+        description="crops by which the ends of both ways learn what the whole V2 and the branch "
+        "say together",
+    )
+    joined_passes: int = Field(8, gt=0, description="how often they see them")
     branch_crops: int = Field(
         0,
         ge=0,

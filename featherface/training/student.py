@@ -22,6 +22,7 @@ from featherface.training.context_start import fit_context
 from featherface.training.detail_start import fit_detail
 from featherface.training.factored_start import start_factored
 from featherface.training.grown_start import grow
+from featherface.training.joined_start import join_ways
 from featherface.training.learner import Learner
 from featherface.training.shared_start import start_shared
 from featherface.training.shortened_start import start_shortened
@@ -90,6 +91,8 @@ def fit_first_weights(
         fit_branch(fabric, learner, store, indices, report)
     if start.shortened:  # reads what the branch makes
         start_shortened(fabric, learner, store, indices, report)
+    if start.joined_crops:
+        join_ways(fabric, learner, store, indices, report)
     if start.context_crops:
         fit_context(fitted.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:

@@ -83,8 +83,12 @@ class DetailBranch(nn.Module):
 
     def finest(self, image: Tensor) -> Tensor:
         """Its stage of stride 8."""
-        x: Tensor = self.stages[0](halved(self.stage_4(halved(self.stem(image)))))
+        x: Tensor = self.stages[0](self.before_finest(image))
         return x
+
+    def before_finest(self, image: Tensor) -> Tensor:
+        """What that stage reads."""
+        return halved(self.stage_4(halved(self.stem(image))))
 
     def towers(self, finest: Tensor) -> list[Tensor]:
         """What the heads read, from its stage of stride 8."""

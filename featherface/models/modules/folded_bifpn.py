@@ -121,9 +121,11 @@ def fold_edges(
     scales = [scales_of(layer, first=not place) for place, layer in enumerate(layers)]
     first = scales[0]
     for lateral, scale in zip(laterals, first[:3], strict=True):
-        rescale(*lateral.children(), scale)
+        convolution, norm = lateral.children()
+        rescale(convolution, norm, scale)
     for lateral, scale, read in zip(second_laterals, first[3:5], first[1:3], strict=True):
         convolution, norm = lateral.children()
+        assert isinstance(convolution, nn.Conv2d)
         convolution.weight.div_(read)
         rescale(convolution, norm, scale)
     following = [*scales[1:], None]

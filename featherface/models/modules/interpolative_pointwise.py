@@ -76,11 +76,11 @@ class InterpolativePointwise(nn.Module):
 
 @torch.no_grad()
 def basis_first(parts: Sequence[tuple[FactoredPointwise, Tensor]]) -> Tensor:
-    """An order of the outputs, ``[outputs]``, whose first ``rank`` make the others well, in all parts.
+    """An order of the outputs, ``[outputs]``, whose first ``rank`` make the others well.
 
-    Each is the one that those before it say least of (a QR decomposition with column pivoting; of
-    several parts the product counts), in units of ``1 / scale``, ``[outputs]``, so that no weight of
-    another is large.
+    In all ``parts``, each with a ``scale`` ``[outputs]``. Each is the one that those before it say
+    least of (a QR decomposition with column pivoting; of several parts the product counts), in
+    units of ``1 / scale``, so that no weight of another is large.
     """
     left = []
     for factors, scale in parts:
