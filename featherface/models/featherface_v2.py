@@ -2,14 +2,14 @@
 
     image [B, 3, H, W]  RGB, 0..255, H and W multiples of 32
       backbone          MobileNetV1 x0.25, third stage cut from 256 to 80 channels, it and the
-                        second of rank 40 to 46
+                        second of rank 38 to 44
       laterals          1x1 convolutions to 64 channels at strides 8, 16, 32, second ones on them
       light BiFPN x3    top-down and bottom-up, weighted
       CBAM-lite         one channel gate, one spatial gate
       detail branch     a second way from the image, YuNet-n's; its map of stride 8 is added here
-      light SSH         two separable blocks a level, of rank 32
-      grouped heads     one 1x1 convolution a level for class, box and landmarks; that of stride 8
-                        reads both ways
+      light SSH         two separable blocks a level, of rank 32 and 24
+      grouped heads     one 1x1 convolution a level for class, box and landmarks; those of strides
+                        8 and 16 read both ways
     HeadOutputs         logits [B, A], box deltas [B, A, 4], landmark deltas [B, A, 10]
 
 Follows FeatherFace (Kim, Jung, Kim, Electronics 2025, 14(3), 517), whose anchors it keeps, so that
@@ -45,8 +45,9 @@ Detail = Tensor | BranchMaps | None
 
 
 class FeatherFaceV2(nn.Module):
-    """The student; the package ships ``stage2_rank=46, entry_rank=40, stage3_rank=44,
-    context_rank=32, interpolative=True, detail_branch=True``.
+    """The student; the package ships ``stage2_rank=44, entry_rank=38, stage3_rank=42,
+    context_rank=32, coarse_context_rank=24, detail_branch=True, branch_strides=2,
+    interpolative=True, folded_norms=True``.
 
     Without arguments it is the V2 that most of the runs teach.
 
