@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from pydantic import ValidationError
 from test_featherface_v2 import LIGHT, TWO_WAYS, unsettled
 from test_training_loop import make_small_run
 from torch import Tensor, nn
@@ -420,3 +421,8 @@ def test_answers_are_apart_where_a_face_is_said_otherwise() -> None:
     assert of_landmarks == pytest.approx(0.3 * 0.5 / 3)
     box[0, 2:6, 2, 3] += 5.0  # the other anchor's
     assert float(joined_start.answers_distance(box, wanted)) == pytest.approx(of_box)
+
+
+def test_two_strides_without_a_branch_are_refused() -> None:
+    with pytest.raises(ValidationError, match="branch_strides: 2 needs detail_branch"):
+        RunConfig.model_validate({"name": "x", "model": {"branch_strides": 2}})

@@ -211,7 +211,7 @@ def inputs_of(image: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
     ]
     coarser = [upsample(x) for x in necks[:-1]]
     levels = [ends[-1], *(x + y for x, y in zip(ends[-2::-1], coarser, strict=True))]
-    towers = necks[-1 : -len(maps[6 + 3 * count :]) - 1 : -1]
+    towers = necks[::-1][: len(maps) - 6 - 3 * count]
     return [image, stem, halved(unit), *stage_4[:-1], *down, *levels, *towers]
 
 

@@ -116,6 +116,8 @@ class ModelConfig(Section):
     def _has_what_it_shares(self) -> ModelConfig:
         if self.shared_stem and not self.detail_channels:
             raise ValueError("shared_stem: true needs detail_channels, those of the stem to share")
+        if self.branch_strides > 1 and not self.detail_branch:
+            raise ValueError("branch_strides: 2 needs detail_branch: true, the branch that speaks")
         return self
 
 
