@@ -31,6 +31,7 @@ from featherface.data.shards import PhotoStore
 from featherface.models.baseline import BaselineV1
 from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
+from featherface.models.modules.folded_norms import fold_norms
 from featherface.models.weight_files import save_weights
 
 SMALL = {
@@ -184,14 +185,19 @@ def test_pruning_zeroes_the_weakest_and_what_follows_them() -> None:
     assert all(torch.equal(before[name], untouched[name]) for name in before)
 
 
-def test_a_pruned_stage_leaves_the_others_alone() -> None:
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_pruned_stage_leaves_the_others_alone(folded: bool) -> None:
     model = small_v2()
+    stages = stages_of(model)
+    if folded:
+        fold_norms(model)
+        assert stages_of(model) == stages
     for stage in stages_of(model):
         pruned = without_weakest(model, stage, 0.5)
         for pair in normalised_convs(pruned):
-            zeros = int((pair.norm.weight == 0).sum())
+            zeros = int((pair.scales() == 0).sum())
             if not pair.is_depthwise:
-                half = round(0.5 * pair.norm.num_features)
+                half = round(0.5 * pair.conv.out_channels)
                 assert zeros == (half if pair.stage == stage else 0), pair.name
 
 

@@ -2,7 +2,8 @@
 
 The scale of the batch normalisation after a convolution is the spread of the channel's values (Liu
 et al., Network Slimming, ICCV 2017); the L1 norm is that of the convolution's filter with the
-normalisation folded into it (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017).
+normalisation folded into it (Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017). Where
+it is folded already, the filter's L2 norm stands for the scale.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class NormalisedConv:
-    """A convolution and the batch normalisation after it, by ``name`` of the latter."""
+    """A convolution and the batch normalisation after it, by ``name`` of the latter; None for one
+    that is folded.
+    """
 
     name: str
     stage: str
     conv: nn.Conv2d
-    norm: nn.BatchNorm2d
+    norm: nn.BatchNorm2d | None
 
     @property
     def is_depthwise(self) -> bool:
@@ -43,14 +46,24 @@ class NormalisedConv:
 
     def scales(self) -> Tensor:
         """``[C]``, the magnitude of the normalisation's scale."""
+        if self.norm is None:
+            return self.conv.weight.detach().flatten(1).norm(dim=1)
         return self.norm.weight.detach().abs()
 
     def filter_norms(self) -> Tensor:
         """``[C]``, L1 norm of the folded filter."""
+        norms = self.conv.weight.detach().abs().flatten(1).sum(1)
+        if self.norm is None:
+            return norms
         variance: Any = self.norm.running_var
-        folded = self.scales() / (variance + self.norm.eps).sqrt()
-        norms: Tensor = folded * self.conv.weight.detach().abs().flatten(1).sum(1)
-        return norms
+        folded: Tensor = self.scales() / (variance + self.norm.eps).sqrt()
+        return folded * norms
+
+    @torch.no_grad()
+    def silence(self, removed: Tensor) -> None:
+        """Let the channels where ``removed``, bool ``[C]``, make nothing, in place."""
+        for value in (self.conv if self.norm is None else self.norm).parameters():
+            value[removed] = 0
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,25 @@ class StageScores:
 
 def normalised_convs(model: Model) -> Iterator[NormalisedConv]:
     """Every pair in the order of the model's definition; attention has none that counts."""
-    last: nn.Conv2d | None = None
+    last: tuple[str, nn.Conv2d] | None = None
     # A shared convolution stands before each of its normalisations.
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Conv2d):
-            last = module
-        elif isinstance(module, nn.BatchNorm2d) and last is not None:
-            stage = stage_of(name)
-            if stage is not None and last.out_channels == module.num_features:
-                yield NormalisedConv(name, stage, last, module)
+            last = name, module
+            continue
+        stage = stage_of(name)
+        if stage is None or last is None:
+            continue
+        before, conv = last
+        if isinstance(module, nn.BatchNorm2d) and conv.out_channels == module.num_features:
+            yield NormalisedConv(name, stage, conv, module)
+        elif isinstance(module, nn.Identity) and beside(before, name):
+            yield NormalisedConv(name, stage, conv, None)
+
+
+def beside(name: str, other: str) -> bool:
+    """Whether both are parts of one module."""
+    return name.rpartition(".")[0] == other.rpartition(".")[0]
 
 
 def stage_of(name: str) -> str | None:

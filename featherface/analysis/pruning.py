@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from featherface.analysis.channel_scores import STAGES, NormalisedConv, normalised_convs
+from featherface.analysis.channel_scores import STAGES, normalised_convs
 from featherface.analysis.module_costs import Model
 from featherface.evaluation.result_files import write_result_json
 from featherface.evaluation.validation import SplitPhotos
@@ -53,20 +53,15 @@ def without_weakest(model: Model, stage: str, share: float) -> Model:
     removed: Tensor | None = None  # of the dense convolution before
     for pair in normalised_convs(pruned):
         if pair.is_depthwise:
-            if removed is not None and len(removed) == pair.norm.num_features:
-                _zero(pair, removed)
+            if removed is not None and len(removed) == pair.conv.out_channels:
+                pair.silence(removed)
             continue
         removed = None
         if pair.stage == stage:
-            removed = torch.zeros(pair.norm.num_features, dtype=torch.bool)
+            removed = torch.zeros(pair.conv.out_channels, dtype=torch.bool)
             removed[pair.scales().argsort()[: round(share * len(removed))]] = True
-            _zero(pair, removed)
+            pair.silence(removed)
     return pruned
-
-
-def _zero(pair: NormalisedConv, removed: Tensor) -> None:
-    pair.norm.weight[removed] = 0
-    pair.norm.bias[removed] = 0
 
 
 def stages_of(model: Model) -> list[str]:
