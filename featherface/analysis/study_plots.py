@@ -104,7 +104,8 @@ def channels_figure(study: ArchitectureStudy) -> Figure:
     for plot in axes[:, 0]:
         plot.set_ylabel("over the layer's mean")
     figure.suptitle(
-        "full line: scale of the batch normalisation; dotted: L1 norm of the folded filter",
+        "full line: scale of the batch normalisation, where it is folded the filter's L2 norm; "
+        "dotted: L1 norm of the folded filter",
         fontsize=10,
         color=SOFT,
     )

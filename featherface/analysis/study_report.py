@@ -162,7 +162,10 @@ def _channels(study: ArchitectureStudy) -> Iterator[str]:
         if any(stage in scores for scores in known.values()):
             rows.append(row)
     yield from (*_table(heads, rows), "")
-    yield "Weak: the normalisation's scale is under a tenth of its layer's mean."
+    yield (
+        "Weak: the normalisation's scale, where it is folded the filter's L2 norm, is under a tenth "
+        "of its layer's mean."
+    )
     yield ""
 
 
