@@ -163,8 +163,8 @@ def _channels(study: ArchitectureStudy) -> Iterator[str]:
             rows.append(row)
     yield from (*_table(heads, rows), "")
     yield (
-        "Weak: the normalisation's scale, where it is folded the filter's L2 norm, is under a tenth "
-        "of its layer's mean."
+        "Weak: the normalisation's scale, where it is folded the filter's L2 norm, is under a "
+        "tenth of its layer's mean."
     )
     yield ""
 
