@@ -221,8 +221,9 @@ class FeatherFaceV2(nn.Module):
         return self.forward_with_features(image)[0]
 
     def deployed(self) -> FeatherFaceV2:
-        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions and whose
-        edge weights into those around them; activations without a slope are ReLUs.
+        """A copy in evaluation mode whose shuffles are folded into dense 1x1 convolutions, whose
+        edge weights and batch normalisations into those around them; activations without a slope
+        are ReLUs.
         """
         model = copy.deepcopy(self).eval()
         fold_norms(model)

@@ -8,6 +8,8 @@ that began with V1's own layers can do without adapters: its channels have their
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +23,7 @@ V1_CHANNEL_MEANS = (104.0, 117.0, 123.0)
 SURE = 0.3
 
 LEAST_SPREAD = 0.05  # of a channel, as a share of its map's mean one
+SPREAD_BATCHES = 8
 
 
 def teacher_input(images: Tensor) -> Tensor:
@@ -89,6 +92,16 @@ def channel_spread(x: Tensor) -> Tensor:
     """The variance ``[C, 1, 1]`` of each channel of ``[B, C, H, W]``, none far below the mean."""
     spread = x.var((0, 2, 3))
     return spread.clamp_min(LEAST_SPREAD * float(spread.mean()))[:, None, None]
+
+
+def channel_spreads(batches: Sequence[list[Tensor]]) -> list[Tensor]:
+    """``channel_spread`` of each map that several batches show, in single precision.
+
+    By the first eight whose maps are as large as those of the first.
+    """
+    size = batches[0][0].shape
+    alike = [maps for maps in batches if maps[0].shape == size][:SPREAD_BATCHES]
+    return [channel_spread(torch.cat(maps).float()) for maps in zip(*alike, strict=True)]
 
 
 def spread_distance(made: list[Tensor], wanted: list[Tensor], spreads: list[Tensor]) -> Tensor:

@@ -24,13 +24,12 @@ from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.pretrained_v2 import load_mean_v2
-from featherface.training.distillation import channel_spread, spread_distance
+from featherface.training.distillation import channel_spreads, spread_distance
 from featherface.training.kept_crops import as_input, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn, learning_alone
 
-FIRST_BATCHES = 8
 LEARNING_RATE = 3e-4
 LANDMARKS_SHARE, MAPS_SHARE = 0.3, 0.5
 LEAST_FACES = 2.0  # of a batch of crops, so that one without a face has a mean
@@ -69,11 +68,7 @@ def join_ways(
     batches = crops_to_keep(fabric, config, store, indices, config.start.joined_crops, seed=21)
     taught = copy.deepcopy(model).eval().requires_grad_(False)
     seen = [said_by_both(whole, taught, as_input(x.images)) for x in batches]
-    alike = [x for x in seen if x.read.shape == seen[0].read.shape][:FIRST_BATCHES]
-    spreads = [
-        channel_spread(torch.cat(maps).float())
-        for maps in zip(*(x.context for x in alike), strict=True)
-    ]
+    spreads = channel_spreads([x.context for x in seen])
     spoken = range(len(spreads))
     learned = [*(model.context[i] for i in spoken), *(model.heads.predictors[i] for i in spoken)]
     learned += parts_behind(branch)
@@ -120,13 +115,14 @@ def said_by_both(whole: FeatherFaceV2, joined: FeatherFaceV2, images: Tensor) ->
     assert branch is not None
     read = branch.before_finest(images)
     towers = branch.towers(branch.stages[0](read))
-    backbone = whole.backbone(images)
-    detail = None if whole.detail is None else whole.detail(images)
-    context = whole.contexts(whole.necks(backbone, detail)[1])[: len(towers)]
-    both = [torch.cat(maps, 1) for maps in zip(context, towers, strict=True)]
+    maps = whole.forward_with_features(images)[1]
+    context = maps.context[: len(towers)]
+    both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=True)]
     said = [x(y) for x, y in zip(joined.heads.predictors, both, strict=False)]
-    neck = joined.gated(*joined.both_laterals(joined.backbone(images)))[: len(towers)]
-    halves = [[x.half() for x in maps] for maps in (neck, context, said)]
+    # Both have the same first stage.
+    backbone = joined.backbone.behind_first_stage(maps.backbone[0])
+    neck = joined.gated(*joined.both_laterals(backbone))[: len(towers)]
+    halves = [[x.half() for x in levels] for levels in (neck, context, said)]
     return Both(halves[0], read.half(), *halves[1:])
 
 

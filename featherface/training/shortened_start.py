@@ -21,7 +21,7 @@ from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.pretrained_v2 import load_mean_v2
-from featherface.training.distillation import channel_spread, spread_distance
+from featherface.training.distillation import channel_spreads, spread_distance
 from featherface.training.factored_start import (
     FITTED_CROPS,
     copy_same,
@@ -35,7 +35,6 @@ from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn, learning_alone
 
-FIRST_BATCHES = 8
 LEARNING_RATE = 1.5e-4  # five times that undoes what the least squares found
 
 
@@ -82,8 +81,7 @@ def start_shortened(
     )  # the same factors for all
     shorten(model, longer, as_input(fitted))
     seen = [shown_by(longer, branch, x.images) for x in batches]
-    first = [x.maps for x in seen if x.stride_8.shape == seen[0].stride_8.shape][:FIRST_BATCHES]
-    spreads = [channel_spread(torch.cat(maps).float()) for maps in zip(*first, strict=True)]
+    spreads = channel_spreads([x.maps for x in seen])
     learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
     learned += [model.second_laterals, model.fusions, model.attention, model.context]
     learned += [branch.detail]
