@@ -16,13 +16,16 @@ from test_featherface_v2 import LIGHT, TWO_WAYS, unsettled
 from test_training_loop import make_small_run
 from torch import Tensor, nn
 
+from featherface.anchors import STRIDES
 from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.errors import ConfigError
+from featherface.models.featherface_v1 import FeatherFaceV1
 from featherface.models.featherface_v2 import FeatherFaceV2, parameter_count
 from featherface.models.interpolated import interpolate
 from featherface.models.modules.detail_branch import DetailBranch
-from featherface.models.modules.grouped_heads import GroupedHeads
+from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
+from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training import joined_start, shortened_start
@@ -37,6 +40,7 @@ from featherface.training.branch_start import (
     units_of,
 )
 from featherface.training.config import RunConfig
+from featherface.training.distillation import with_two_logits
 from featherface.training.joined_start import join_ways
 from featherface.training.learner import Learner
 from featherface.training.loop import train
@@ -369,13 +373,21 @@ def test_v1_does_not_judge_what_its_way_reads_of_the_branch(
     assert (float(terms["features"]) > 0) == counts
 
 
+@pytest.mark.parametrize(
+    ("v1", "way_rate"), [([], 0.0), ([0.1, 0.2, 0.4, 0.4, 0.5, 0.5], 0.0), ([], 0.5)]
+)
 def test_both_ways_learn_to_say_what_they_said_whole(
-    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    v1: list[float],
+    way_rate: float,
 ) -> None:
     torch.manual_seed(1)
     monkeypatch.setattr(joined_start, "LEARNING_RATE", 1e-3)  # few steps
     save_weights(unsettled(**LIGHT), tmp_path / "longer.safetensors", {})
-    changed = {"weights": tmp_path / "longer.safetensors", "joined_crops": 24, "joined_passes": 12}
+    changed: dict[str, Any] = {"weights": tmp_path / "longer.safetensors", "joined_crops": 24}
+    changed |= {"joined_passes": 12, "joined_v1": v1, "joined_way_rate": way_rate}
     shape = config.model.model_copy(
         update={"channels": 64, "stage2_rank": 2, "context_rank": 4, "branch_strides": 2}
     )
@@ -388,19 +400,50 @@ def test_both_ways_learn_to_say_what_they_said_whole(
     shorten(student, longer, torch.rand(4, 3, 96, 96) * 255)
     first = {n: x.clone() for n, x in student.state_dict().items()}
     said: list[str] = []
-    learner = Learner(student, run, None)
+    teacher = FeatherFaceV1().eval().requires_grad_(False) if v1 else None
+    learner = Learner(student, run, teacher)
     join_ways(Fabric(accelerator="cpu"), learner, store, np.arange(len(store)), said.append)
     before, after = (float(x) for x in said[0].split("loss ")[1].split(" to "))
     assert after < 0.9 * before
     moved = {n for n, x in student.state_dict().items() if not torch.equal(x, first[n])}
-    still = ("backbone.", "laterals.", "fusions.", "context.2.", "heads.predictors.2.")
-    assert not any(n.startswith((*still, "branch.stem.", "branch.stage_4.")) for n in moved)
-    for part in ("branch.stages.2.", "branch.coarse_tower.", "heads.predictors.1.", "context.1."):
-        assert any(n.startswith(part) for n in moved)
+    way = ("backbone.stage2.", "laterals.", "fusions.")
+    coarsest = ("context.2.", "heads.predictors.2.")
+    learned = ("branch.stages.2.", "branch.coarse_tower.", "heads.predictors.1.", "context.1.")
+    learned += (way if way_rate else ()) + (coarsest if v1 else ())
+    still = ("backbone.stage1.", "branch.stem.", "branch.stage_4.")
+    still += (() if way_rate else way) + (() if v1 else coarsest)
+    assert not any(n.startswith(still) for n in moved)
+    assert all(any(n.startswith(part) for n in moved) for part in learned)
     assert all(p.requires_grad for p in student.parameters())
+    unasked = run.model_copy(update={"start": start.model_copy(update={"joined_v1": [0.5] * 6})})
+    alone = Learner(student, unasked, None)
+    with pytest.raises(ConfigError, match=r"start\.joined_v1: needs V1's weights"):
+        join_ways(Fabric(accelerator="cpu"), alone, store, np.arange(len(store)), print)
     one = Learner(FeatherFaceV2(), run, None)
     with pytest.raises(ConfigError, match=r"needs model\.detail_branch and start\.shortened"):
         join_ways(Fabric(accelerator="cpu"), one, store, np.arange(len(store)), print)
+
+
+def test_a_teachers_answers_lie_as_a_predictor_gives_them() -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(2, 3, 64, 96)
+    maps = [torch.randn(2, 30, 64 // stride, 96 // stride) for stride in STRIDES]
+    back = joined_start.as_maps(with_two_logits(outputs_of(maps)), images)
+    for ours, theirs in zip(back, maps, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_v1_has_its_share_at_each_size_of_anchor() -> None:
+    shares = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    at_16 = joined_start.share_of_channels(shares, 1, torch.zeros(1))
+    apart = torch.ones(1, 30, 2, 3)
+    mixed = HeadOutputs(*(x[0] for x in outputs_of([apart * at_16])))
+    for values in mixed:
+        flat = values.reshape(6, 2, -1)  # cell, anchor
+        assert (flat[:, 0] == torch.tensor(0.2)).all()
+        assert (flat[:, 1] == torch.tensor(0.3)).all()
+    with pytest.raises(ValidationError, match="5 shares for six sizes of anchors"):
+        RunConfig.model_validate({"name": "x", "start": {"joined_v1": shares[1:]}})
 
 
 def test_answers_are_apart_where_a_face_is_said_otherwise() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.data.crop_settings import CropSettings
 from featherface.errors import ConfigError
 
@@ -44,6 +45,8 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("start", "shortened_passes"): 8,
     ("start", "joined_crops"): 0,
     ("start", "joined_passes"): 8,
+    ("start", "joined_v1"): [],
+    ("start", "joined_way_rate"): 0.0,
     ("start", "branch_crops"): 0,
     ("start", "branch_passes"): [2, 2, 4],
     ("start", "branch_teacher"): None,
@@ -199,6 +202,16 @@ class StartConfig(Section):
         "say together",
     )
     joined_passes: int = Field(8, gt=0, description="how often they see them")
+    joined_v1: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        [],
+        description="V1's share of that, at anchors of 16, 32, 64, 128, 256 and 512 pixels; V1 is "
+        "``distillation.teacher``",
+    )
+    joined_way_rate: float = Field(
+        0.0,
+        ge=0,
+        description="rate at which V1's way learns as well then, of the ends'; 0: it stands still",
+    )
     branch_crops: int = Field(
         0,
         ge=0,
@@ -217,6 +230,13 @@ class StartConfig(Section):
     frozen_statistics: bool = Field(
         False, description="batch normalisations learn by the statistics that inference uses"
     )
+
+    @field_validator("joined_v1")
+    @classmethod
+    def _one_each(cls, shares: list[float]) -> list[float]:
+        if shares and len(shares) != len(STRIDES) * ANCHORS_PER_CELL:
+            raise ValueError(f"{len(shares)} shares for six sizes of anchors")
+        return shares
 
     @property
     def fits_factors(self) -> bool:

@@ -4,12 +4,15 @@ Either way was made smaller by itself, and what a map lost does not tell what is
 all that lies behind both ways' last large maps learns once more, from the mean of what the whole V2
 and the branch as it was taught say at the strides where both speak: no label has a say. The
 context's maps stay near those of the whole.
+
+V1 may have a share of what is said, at every stride: it and the whole V2 take unlike things for
+faces, and few that are none together (docs/experiments.md, A third opinion).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +21,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from featherface.anchors import ANCHORS_PER_CELL
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.models.modules.detail_branch import DetailBranch
+from featherface.models.modules.grouped_heads import VALUES
+from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_mean_v2
 from featherface.training.distillation import channel_spreads, spread_distance
 from featherface.training.kept_crops import as_input, crops_to_keep
@@ -36,11 +41,11 @@ LEAST_FACES = 2.0  # of a batch of crops, so that one without a face has a mean
 
 
 class Both(NamedTuple):
-    """Of crops, float16, at the strides where both ways speak: the neck of V1's way before its
-    ReLU, what the branch's stage of stride 8 reads, the whole's context, and what both say.
+    """Of crops, float16: the first stage of V1's way, what the branch's stage of stride 8 reads,
+    and at the strides that learn the whole's context and what is to be said.
     """
 
-    neck: list[Tensor]
+    first: Tensor
     read: Tensor
     context: list[Tensor]
     said: list[Tensor]
@@ -57,47 +62,82 @@ def join_ways(
     ``start.joined_passes`` times. A crop of 320 pixels takes 1 MB of memory.
 
     Raises:
-        ConfigError: the student has no branch, or no ``start.shortened`` way.
+        ConfigError: the student has no branch, or no ``start.shortened`` way; V1 is to have a
+            share (``start.joined_v1``) and is not the teacher.
         WeightsError: a file of ``start.weights`` is missing or wrong.
     """
     config, model = learner.config, learner.student
-    if not isinstance(model, FeatherFaceV2) or model.branch is None or not config.start.shortened:
+    start = config.start
+    if not isinstance(model, FeatherFaceV2) or model.branch is None or not start.shortened:
         raise ConfigError("start.joined_crops: needs model.detail_branch and start.shortened")
     branch = model.branch
-    whole = load_mean_v2(config.start.weight_files).to(fabric.device)
-    batches = crops_to_keep(fabric, config, store, indices, config.start.joined_crops, seed=21)
+    whole = load_mean_v2(start.weight_files).to(fabric.device)
+    batches = crops_to_keep(fabric, config, store, indices, start.joined_crops, seed=21)
     taught = copy.deepcopy(model).eval().requires_grad_(False)
-    seen = [said_by_both(whole, taught, as_input(x.images)) for x in batches]
+    seen = []
+    for batch in batches:
+        images = as_input(batch.images)
+        one = said_by_both(whole, taught, images, len(STRIDES) if start.joined_v1 else 0)
+        if start.joined_v1:
+            v1s = as_maps(learner.shown_by_teacher("start.joined_v1", images)[0], images)
+            mixed = [
+                torch.lerp(both.float(), v1, share_of_channels(start.joined_v1, level, v1)).half()
+                for level, (both, v1) in enumerate(zip(one.said, v1s, strict=True))
+            ]
+            one = one._replace(said=mixed)
+        seen.append(one)
     spreads = channel_spreads([x.context for x in seen])
     spoken = range(len(spreads))
-    learned = [*(model.context[i] for i in spoken), *(model.heads.predictors[i] for i in spoken)]
-    learned += parts_behind(branch)
-    values = [p for part in learned for p in part.parameters()]
-    steps = config.start.joined_passes * len(seen)
+    ends = [*(model.context[i] for i in spoken), *(model.heads.predictors[i] for i in spoken)]
+    ends += parts_behind(branch)
+    parts = [Part(1.0, values_of(ends))]
+    if start.joined_way_rate:
+        parts.append(Part(start.joined_way_rate, values_of(parts_of_way(model))))
+    steps = start.joined_passes * len(seen)
     order = np.random.default_rng((config.seed, fabric.global_rank))
 
     def loss_at(_: int) -> Tensor:
-        """How far what the student says of some crops is from what both say."""
+        """How far what the student says of some crops is from what it is to say."""
         one = seen[order.integers(len(seen))]
         finest = branch.stages[0](as_input(one.read))
-        necks = [as_input(x) for x in one.neck]
+        necks = necks_behind(model, as_input(one.first))
         necks[0] = necks[0] + branch.detail(finest)
-        context = [model.context[i](x.relu()) for i, x in zip(spoken, necks, strict=True)]
+        context = [model.context[i](necks[i].relu()) for i in spoken]
         towers = branch.towers(finest)
+        read = [torch.cat(maps, 1) for maps in zip(context, towers, strict=False)]
         losses = [
-            answers_distance(predictor(torch.cat(maps, 1)), wanted.float())
-            for predictor, wanted, *maps in zip(
-                model.heads.predictors, one.said, context, towers, strict=False
+            answers_distance(predictor(maps), wanted.float())
+            for predictor, maps, wanted in zip(
+                model.heads.predictors, [*read, *context[len(read) :]], one.said, strict=False
             )
         ]
         wanted = [x.float() for x in one.context]
         return torch.stack(losses).sum() + MAPS_SHARE * spread_distance(context, wanted, spreads)
 
-    with learning_alone(model, values):
-        optimiser = MatrixSteps([Part(1.0, values)])
+    with learning_alone(model, [p for part in parts for p in part.values]):
+        optimiser = MatrixSteps(parts)
         clip = config.optimiser.clip_norm
         before, after = learn(fabric, optimiser, steps, loss_at, LEARNING_RATE, clip)
     report(f"Joined: {steps:,} steps, loss {before:.3f} to {after:.3f}")
+
+
+def values_of(parts: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """All learned values of ``parts``."""
+    return [p for part in parts for p in part.parameters()]
+
+
+def parts_of_way(model: FeatherFaceV2) -> list[nn.Module]:
+    """V1's way between its first stage and the context."""
+    backbone = model.backbone
+    return [
+        *(backbone.stage2, backbone.stage3, model.laterals, model.second_laterals),
+        *(model.fusions, model.attention),
+    ]
+
+
+def necks_behind(model: FeatherFaceV2, first: Tensor) -> list[Tensor]:
+    """The neck before its ReLU, from the first stage's map."""
+    return model.gated(*model.both_laterals(model.backbone.behind_first_stage(first)))
 
 
 def parts_behind(branch: DetailBranch) -> list[nn.Module]:
@@ -107,23 +147,50 @@ def parts_behind(branch: DetailBranch) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def said_by_both(whole: FeatherFaceV2, joined: FeatherFaceV2, images: Tensor) -> Both:
+def said_by_both(
+    whole: FeatherFaceV2, joined: FeatherFaceV2, images: Tensor, levels: int = 0
+) -> Both:
     """What both say of RGB ``images`` ``[B, 3, S, S]``: the predictors of ``joined`` on the maps of
     ``whole`` and on those of its own branch.
+
+    At the first ``levels`` strides; 0 for those where the branch speaks. The others hear ``whole``
+    alone.
     """
     branch = joined.branch
     assert branch is not None
     read = branch.before_finest(images)
     towers = branch.towers(branch.stages[0](read))
     maps = whole.forward_with_features(images)[1]
-    context = maps.context[: len(towers)]
-    both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=True)]
+    context = maps.context[: levels or len(towers)]
+    both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=False)]
+    both += context[len(both) :]
     said = [x(y) for x, y in zip(joined.heads.predictors, both, strict=False)]
     # Both have the same first stage.
-    backbone = joined.backbone.behind_first_stage(maps.backbone[0])
-    neck = joined.gated(*joined.both_laterals(backbone))[: len(towers)]
-    halves = [[x.half() for x in levels] for levels in (neck, context, said)]
-    return Both(halves[0], read.half(), *halves[1:])
+    return Both(
+        maps.backbone[0].half(), read.half(), [x.half() for x in context], [x.half() for x in said]
+    )
+
+
+def as_maps(outputs: HeadOutputs, images: Tensor) -> list[Tensor]:
+    """A teacher's answers about ``images`` as a predictor of V2 gives them, ``[B, 30, H, W]`` a
+    stride; its logits ``[B, A, 2]`` are those of background and face.
+    """
+    height, width = images.shape[2:]
+    sizes = [(height // stride, width // stride) for stride in STRIDES]
+    margin = outputs.logits[..., 1] - outputs.logits[..., 0]
+    values = (margin[..., None], outputs.box_deltas, outputs.landmark_deltas)
+    by_task = [x.split([h * w * ANCHORS_PER_CELL for h, w in sizes], 1) for x in values]
+    return [
+        torch.cat([x.reshape(len(x), h, w, -1).permute(0, 3, 1, 2) for x in level], 1)
+        for (h, w), *level in zip(sizes, *by_task, strict=True)
+    ]
+
+
+def share_of_channels(shares: Sequence[float], level: int, like: Tensor) -> Tensor:
+    """The shares of a stride's anchors, as its predictor's channels lie, ``[1, 30, 1, 1]``."""
+    first = ANCHORS_PER_CELL * level
+    own = like.new_tensor(shares[first : first + ANCHORS_PER_CELL])
+    return torch.cat([own.repeat_interleave(n) for n in VALUES])[None, :, None, None]
 
 
 def answers_distance(made: Tensor, wanted: Tensor) -> Tensor:
