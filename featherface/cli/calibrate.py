@@ -44,12 +44,20 @@ def calibrate(
     by_stride: Annotated[
         bool, typer.Option("--by-stride", help="Fit what each stride says by itself.")
     ] = False,
+    sizes_like: Annotated[
+        Path | None,
+        typer.Option(
+            help="ONNX file with the same anchors, such as V1's: besides, let each size of anchor "
+            "be as sure beside the others as it is there."
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads for the network.")] = 1,
 ) -> None:
     """Fit temperature and shift to the scores on held-out photos, and fold them into the weights.
 
-    By default one correction serves all strides: the order of the scores stays as it is. 0.02 stays
-    what it is, where evaluations cut off. Writes the weights and their ONNX file.
+    By default one correction serves all strides: the order of the scores stays as it is, but for
+    --sizes-like, which ranks sizes of anchors as a detector does that knows the labels' ways.
+    0.02 stays what it is, where evaluations cut off. Writes the weights and their ONNX file.
     """
     from featherface.cli import require_extra
 
@@ -64,6 +72,7 @@ def calibrate(
     from featherface.data.shards import PhotoStore
     from featherface.detector import FaceDetector
     from featherface.errors import ConfigError
+    from featherface.evaluation.anchor_sizes import SIZES, fit_size_shifts, seen_by_both
     from featherface.evaluation.average_precision import match_voc
     from featherface.evaluation.calibration import (
         Correction,
@@ -89,14 +98,21 @@ def calibrate(
     if len(weights) > 1:
         load_mean_weights(model, weights)
         # What earlier corrections of the parts were says nothing of their mean.
-        metadata = {k: v for k, v in metadata.items() if k not in NEUTRAL}
+        metadata = {k: v for k, v in metadata.items() if k not in (*NEUTRAL, "size_shifts")}
         metadata["mean_of"] = " ".join(path.stem for path in weights)
     store = PhotoStore(data, cache)
+    held_out = held_out_photos(store, fraction)
     found, boxes, doubtful, levels = [], [], [], []
+    shifts = np.zeros(SIZES)
     with TemporaryDirectory() as folder:
         onnx = export_onnx(model, Path(folder) / "model.onnx")
+        if sizes_like is not None:
+            ours = FaceDetector(onnx, input_size=None, threads=threads)
+            other = FaceDetector(sizes_like, input_size=None, threads=threads)
+            photos = (store[index] for index in list_progress(held_out))
+            shifts = fit_size_shifts(seen_by_both(ours, other, photos))
         detect = FaceDetector(onnx, input_size=None, score_threshold=LOWEST_SCORE, threads=threads)
-        for index in list_progress(held_out_photos(store, fraction)):
+        for index in list_progress(held_out):
             photo = store[index]
             image = np.ascontiguousarray(photo.image)
             found.append(detect_in_views(detect, image).rows())
@@ -118,12 +134,15 @@ def calibrate(
         corrections = [fit_correction(scores, hits, least_score, kept)] * len(STRIDES)
     corrected = np.choose(level, [correction(scores) for correction in corrections])
     before, after = reliability(scores, hits), reliability(corrected, hits)
+    model.heads.shift_sizes(shifts.tolist())
     totals = []
     for stride, correction in enumerate(corrections):
         model.heads.correct_logits(correction.temperature, correction.shift, stride)
         earlier = [_number(metadata, name, stride) for name in NEUTRAL]
         totals.append(correction.after(Correction(*earlier)))
     metadata |= {name: _in_words([getattr(c, name) for c in totals]) for name in NEUTRAL}
+    if sizes_like is not None:
+        metadata |= {"size_shifts": " ".join(f"{x:.4f}" for x in shifts)}
     save_weights(model, out, metadata)
     exported = export_onnx(model, out.with_suffix(".onnx"))
     if results is not None:
@@ -133,6 +152,7 @@ def calibrate(
             "detections_from_score": least_score,
             "kept_score": kept_score,
             "faces_from_score": face_score,
+            **({} if sizes_like is None else {"size_shifts": _by_anchor(shifts.tolist())}),
             **(
                 {
                     f"stride {stride}": vars(c)
@@ -145,6 +165,9 @@ def calibrate(
         }
         write_result_json(results / "calibration.json", written)
         save_figure(reliability_figure(before, after), results / "calibration.png")
+    if sizes_like is not None:
+        said = (f"{size} pixels {x:+.2f}" for size, x in _by_anchor(shifts.tolist()).items())
+        typer.echo(f"Shifts by size of anchor: {', '.join(said)}")
     typer.echo(
         f"Temperature {_in_words([c.temperature for c in corrections])}, "
         f"shift {_in_words([c.shift for c in corrections])}; calibration "
@@ -152,6 +175,13 @@ def calibrate(
         "photos"
     )
     typer.echo(f"Weights: {out}\nONNX:    {exported}")
+
+
+def _by_anchor(shifts: list[float]) -> dict[str, float]:
+    """By the anchors' sizes in pixels."""
+    from featherface.anchors import ANCHOR_SIZES
+
+    return dict(zip((str(x) for level in ANCHOR_SIZES for x in level), shifts, strict=True))
 
 
 def _number(metadata: dict[str, str], name: str, stride: int) -> float:

@@ -43,7 +43,7 @@ class Correction:
 
     def __call__(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Corrected scores, float64 ``[N]``, of ``scores`` ``[N]`` from 0 to 1."""
-        logits = _logits(scores) / self.temperature + self.shift
+        logits = logits_of(scores) / self.temperature + self.shift
         return np.asarray(1 / (1 + np.exp(-logits)), np.float64)
 
     def after(self, first: Correction) -> Correction:
@@ -119,27 +119,35 @@ def fit_correction(
             "detections are needed to fit scores; give more photos, or a lower score"
         )
     # Logistic regression on the logit: the loss is convex in slope and shift.
-    kept = 0.0 if kept_score is None else float(_logits(np.array([kept_score]))[0])
-    inputs = (_logits(scores) - kept)[:, None]
+    kept = 0.0 if kept_score is None else float(logits_of(np.array([kept_score]))[0])
+    inputs = (logits_of(scores) - kept)[:, None]
     if kept_score is None:
         inputs = np.concatenate([inputs, np.ones_like(inputs)], 1)
-    line = _newton(inputs, kept, hits)
+    columns = slice(inputs.shape[1])
+    line = newton(inputs, kept, hits, np.array([1.0, 0.0])[columns], LINE_RANGE[:, columns])
     slope = float(line[0])
     shift = float(line[1]) if kept_score is None else kept * (1 - slope)
     return Correction(1 / slope, shift)
 
 
-def _newton(
-    inputs: NDArray[np.float64], offset: float, hits: NDArray[np.bool_]
+def newton(
+    inputs: NDArray[np.float64],
+    offset: float,
+    hits: NDArray[np.bool_] | NDArray[np.float64],
+    start: NDArray[np.float64],
+    limits: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """The line with the least negative log-likelihood, in ``LINE_RANGE``; ``inputs`` ``[N, 2]`` or
-    ``[N, 1]`` for its slope alone."""
+    """Logistic regression: the line ``[K]`` with the least negative log-likelihood.
+
+    ``inputs`` ``[N, K]``; ``hits`` ``[N]`` are whether, or how likely; from ``start`` ``[K]``
+    between the two rows of ``limits`` ``[2, K]``.
+    """
 
     def loss(line: NDArray[np.float64]) -> float:
         logits = inputs @ line + offset
         return float(np.sum(np.logaddexp(0, logits) - hits * logits))
 
-    line = np.array([1.0, 0.0])[: inputs.shape[1]]
+    line = start
     ridge = 1e-6 * len(inputs) * np.eye(len(line))
     for _ in range(STEPS):
         chance = 1 / (1 + np.exp(-(inputs @ line + offset)))
@@ -147,7 +155,7 @@ def _newton(
         step = np.linalg.solve(curvature, inputs.T @ (chance - hits))
         # A whole step may overshoot where the chances are near 0 and 1, and come back for ever.
         for share in 0.5 ** np.arange(HALVINGS):
-            tried = np.clip(line - share * step, *LINE_RANGE[:, : len(line)])
+            tried = np.clip(line - share * step, *limits)
             if loss(tried) < loss(line):
                 line = tried
                 break
@@ -167,6 +175,7 @@ def reliability(scores: NDArray[np.floating], hits: NDArray[np.bool_]) -> Reliab
     return Reliability(score, precision, count.astype(np.int64), error)
 
 
-def _logits(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+def logits_of(scores: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Scores from 0 to 1 as logits, none of them infinite."""
     inside = np.clip(np.asarray(scores, np.float64), EDGE, 1 - EDGE)
     return np.asarray(np.log(inside / (1 - inside)), np.float64)

@@ -79,6 +79,14 @@ class GroupedHeads(nn.Module):
             weight[:ANCHORS_PER_CELL] /= temperature
             bias[:ANCHORS_PER_CELL] = bias[:ANCHORS_PER_CELL] / temperature + shift
 
+    @torch.no_grad()
+    def shift_sizes(self, shifts: Sequence[float]) -> None:
+        """Add a number to the logits of each size of anchor, from 16 pixels to 512."""
+        for level, predictor in enumerate(self.predictors):
+            own = shifts[ANCHORS_PER_CELL * level : ANCHORS_PER_CELL * (level + 1)]
+            _, bias = predictor.parameters()
+            bias[:ANCHORS_PER_CELL] += bias.new_tensor(own)
+
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))
 
