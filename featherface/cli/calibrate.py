@@ -135,14 +135,15 @@ def calibrate(
     corrected = np.choose(level, [correction(scores) for correction in corrections])
     before, after = reliability(scores, hits), reliability(corrected, hits)
     model.heads.shift_sizes(shifts.tolist())
+    by_size = {} if sizes_like is None else _by_anchor(shifts.tolist())
     totals = []
     for stride, correction in enumerate(corrections):
         model.heads.correct_logits(correction.temperature, correction.shift, stride)
         earlier = [_number(metadata, name, stride) for name in NEUTRAL]
         totals.append(correction.after(Correction(*earlier)))
     metadata |= {name: _in_words([getattr(c, name) for c in totals]) for name in NEUTRAL}
-    if sizes_like is not None:
-        metadata |= {"size_shifts": " ".join(f"{x:.4f}" for x in shifts)}
+    if by_size:
+        metadata |= {"size_shifts": " ".join(f"{x:.4f}" for x in by_size.values())}
     save_weights(model, out, metadata)
     exported = export_onnx(model, out.with_suffix(".onnx"))
     if results is not None:
@@ -152,7 +153,7 @@ def calibrate(
             "detections_from_score": least_score,
             "kept_score": kept_score,
             "faces_from_score": face_score,
-            **({} if sizes_like is None else {"size_shifts": _by_anchor(shifts.tolist())}),
+            **({"size_shifts": by_size} if by_size else {}),
             **(
                 {
                     f"stride {stride}": vars(c)
@@ -165,8 +166,8 @@ def calibrate(
         }
         write_result_json(results / "calibration.json", written)
         save_figure(reliability_figure(before, after), results / "calibration.png")
-    if sizes_like is not None:
-        said = (f"{size} pixels {x:+.2f}" for size, x in _by_anchor(shifts.tolist()).items())
+    if by_size:
+        said = (f"{size} pixels {x:+.2f}" for size, x in by_size.items())
         typer.echo(f"Shifts by size of anchor: {', '.join(said)}")
     typer.echo(
         f"Temperature {_in_words([c.temperature for c in corrections])}, "

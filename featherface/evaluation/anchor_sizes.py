@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import ANCHOR_SIZES, ANCHORS_PER_CELL, STRIDES, make_anchors
 from featherface.data.enlarged import stored_small
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.errors import ConfigError, DataError
@@ -71,13 +71,7 @@ def sure_anchors(
 ) -> Sizes:
     """The anchors of ``LEAST`` and more, of two networks' ``[A]`` scores for one image of
     ``height`` x ``width`` pixels, padded."""
-    counts = [-(-height // s) * -(-width // s) for s in STRIDES]
-    sizes = np.concatenate(
-        [
-            np.tile(np.arange(ANCHORS_PER_CELL) + ANCHORS_PER_CELL * level, count)
-            for level, count in enumerate(counts)
-        ]
-    )
+    sizes = np.searchsorted(np.concatenate(ANCHOR_SIZES), make_anchors(height, width)[:, 2])
     sure = np.asarray(scores) >= LEAST
     return Sizes(
         np.asarray(scores, np.float64)[sure], np.asarray(others, np.float64)[sure], sizes[sure]

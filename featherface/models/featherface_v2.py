@@ -213,8 +213,7 @@ class FeatherFaceV2(nn.Module):
         """
         neck, read = self.necks(backbone, branch.detail)
         context = self.contexts(read)
-        both = [torch.cat(maps, 1) for maps in zip(context, branch.towers, strict=False)]
-        outputs = self.heads.predict([*both, *context[len(both) :]])
+        outputs = self.heads.predict(read_by_heads(context, branch.towers))
         return outputs, FeatureMaps(list(backbone), neck, context)
 
     def forward(self, image: Tensor) -> HeadOutputs:
@@ -235,6 +234,12 @@ class FeatherFaceV2(nn.Module):
                 elif isinstance(child, nn.LeakyReLU) and not child.negative_slope:
                     setattr(module, name, nn.ReLU(inplace=True))
         return model
+
+
+def read_by_heads(context: list[Tensor], towers: list[Tensor]) -> list[Tensor]:
+    """Both ways' maps side by side where the branch speaks, else those of V1's way."""
+    both = [torch.cat(maps, 1) for maps in zip(context, towers, strict=False)]
+    return [*both, *context[len(both) :]]
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -37,7 +37,7 @@ from featherface.training.distillation import (
 )
 from featherface.training.joined_teacher import JoinedTeacher, laterals_of_v1
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, values_of
 from featherface.training.warm_start import warm_start_from_v1
 
 MOST_ROWS = 200_000
@@ -134,7 +134,7 @@ def teach_factors(
     learning: list[nn.Module] = [model.backbone.stage2, model.backbone.stage3, model.laterals[2]]
     if moves:
         learning = [model.backbone, model.laterals, model.context]
-    values = [p for part in learning for p in part.parameters()]
+    values = values_of(learning)
 
     def made_of(net: FeatherFaceV2, stage_8: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """The maps up to the laterals that count, and what enters the neck."""

@@ -24,7 +24,7 @@ from torch.nn import functional
 from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
-from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.featherface_v2 import FeatherFaceV2, read_by_heads
 from featherface.models.modules.detail_branch import DetailBranch
 from featherface.models.modules.grouped_heads import VALUES
 from featherface.models.outputs import HeadOutputs
@@ -33,7 +33,8 @@ from featherface.training.distillation import channel_spreads, spread_distance
 from featherface.training.kept_crops import as_input, crops_to_keep
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, values_of
+from featherface.training.shortened_start import parts_of_way
 
 LEARNING_RATE = 3e-4
 LANDMARKS_SHARE, MAPS_SHARE = 0.3, 0.5
@@ -100,44 +101,22 @@ def join_ways(
         """How far what the student says of some crops is from what it is to say."""
         one = seen[order.integers(len(seen))]
         finest = branch.stages[0](as_input(one.read))
-        necks = necks_behind(model, as_input(one.first))
-        necks[0] = necks[0] + branch.detail(finest)
-        context = [model.context[i](necks[i].relu()) for i in spoken]
-        towers = branch.towers(finest)
-        read = [torch.cat(maps, 1) for maps in zip(context, towers, strict=False)]
+        backbone = model.backbone.behind_first_stage(as_input(one.first))
+        necks = model.necks(backbone, branch.detail(finest))[1]
+        context = [model.context[i](necks[i]) for i in spoken]
+        read = read_by_heads(context, branch.towers(finest))
         losses = [
             answers_distance(predictor(maps), wanted.float())
-            for predictor, maps, wanted in zip(
-                model.heads.predictors, [*read, *context[len(read) :]], one.said, strict=False
-            )
+            for predictor, maps, wanted in zip(model.heads.predictors, read, one.said, strict=False)
         ]
         wanted = [x.float() for x in one.context]
         return torch.stack(losses).sum() + MAPS_SHARE * spread_distance(context, wanted, spreads)
 
-    with learning_alone(model, [p for part in parts for p in part.values]):
-        optimiser = MatrixSteps(parts)
+    optimiser = MatrixSteps(parts)
+    with learning_alone(model, optimiser.values):
         clip = config.optimiser.clip_norm
         before, after = learn(fabric, optimiser, steps, loss_at, LEARNING_RATE, clip)
     report(f"Joined: {steps:,} steps, loss {before:.3f} to {after:.3f}")
-
-
-def values_of(parts: Sequence[nn.Module]) -> list[nn.Parameter]:
-    """All learned values of ``parts``."""
-    return [p for part in parts for p in part.parameters()]
-
-
-def parts_of_way(model: FeatherFaceV2) -> list[nn.Module]:
-    """V1's way between its first stage and the context."""
-    backbone = model.backbone
-    return [
-        *(backbone.stage2, backbone.stage3, model.laterals, model.second_laterals),
-        *(model.fusions, model.attention),
-    ]
-
-
-def necks_behind(model: FeatherFaceV2, first: Tensor) -> list[Tensor]:
-    """The neck before its ReLU, from the first stage's map."""
-    return model.gated(*model.both_laterals(model.backbone.behind_first_stage(first)))
 
 
 def parts_behind(branch: DetailBranch) -> list[nn.Module]:
@@ -162,9 +141,8 @@ def said_by_both(
     towers = branch.towers(branch.stages[0](read))
     maps = whole.forward_with_features(images)[1]
     context = maps.context[: levels or len(towers)]
-    both = [torch.cat(pair, 1) for pair in zip(context, towers, strict=False)]
-    both += context[len(both) :]
-    said = [x(y) for x, y in zip(joined.heads.predictors, both, strict=False)]
+    read_by_all = read_by_heads(context, towers)
+    said = [x(y) for x, y in zip(joined.heads.predictors, read_by_all, strict=False)]
     # Both have the same first stage.
     return Both(
         maps.backbone[0].half(), read.half(), [x.half() for x in context], [x.half() for x in said]

@@ -27,7 +27,7 @@ from featherface.training.context_start import AFTER_SAMPLES, SIDE
 from featherface.training.distillation import channel_spread, spread_distance
 from featherface.training.factored_start import copy_same, fit_lateral
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, values_of
 
 CROPS = 2400  # the stem cannot fit them: more would show nothing new
 FITTED_CROPS = 192
@@ -68,7 +68,7 @@ def start_shared(
         copy_two(model, two)
         spreads = fit_bridge(model, two, images[:FITTED_CROPS].float())
     stems: list[Any] = [model.detail, model.backbone.stage1]
-    values = [p for part in stems for p in part.parameters()]
+    values = values_of(stems)
     order = np.random.default_rng((config.seed, fabric.global_rank))
 
     def loss_at(step: int) -> Tensor:

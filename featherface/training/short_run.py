@@ -56,6 +56,11 @@ def learning_alone(model: nn.Module, values: list[nn.Parameter]) -> Iterator[Non
         parameter.requires_grad_(learns)
 
 
+def values_of(parts: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """All learned values of ``parts``."""
+    return [p for part in parts for p in part.parameters()]
+
+
 def share_gradients(fabric: Fabric, values: list[nn.Parameter]) -> None:
     """Every process goes on with the mean of their gradients."""
     if fabric.world_size == 1:

@@ -33,7 +33,7 @@ from featherface.training.half_precision import forward_pass
 from featherface.training.kept_crops import as_input, crops_to_keep, images_alike
 from featherface.training.learner import Learner
 from featherface.training.matrix_steps import MatrixSteps, Part
-from featherface.training.short_run import learn, learning_alone
+from featherface.training.short_run import learn, learning_alone, values_of
 
 LEARNING_RATE = 1.5e-4  # five times that undoes what the least squares found
 
@@ -82,10 +82,7 @@ def start_shortened(
     shorten(model, longer, as_input(fitted))
     seen = [shown_by(longer, branch, x.images) for x in batches]
     spreads = channel_spreads([x.maps for x in seen])
-    learned = [model.backbone.stage2, model.backbone.stage3, model.laterals]
-    learned += [model.second_laterals, model.fusions, model.attention, model.context]
-    learned += [branch.detail]
-    values = [p for part in learned for p in part.parameters()]
+    values = values_of([*parts_of_way(model), model.context, branch.detail])
     steps = config.start.shortened_passes * len(seen)
     order = np.random.default_rng((config.seed, fabric.global_rank))
 
@@ -113,6 +110,12 @@ def shown_by(longer: FeatherFaceV2, branch: DetailBranch, images: Tensor) -> Sho
     detail = longer.detail(images) if longer.detail is not None else None
     maps = said(longer, way(longer, stride_8, detail))
     return Shown(stride_8.half(), branch.finest(images).half(), [x.half() for x in maps])
+
+
+def parts_of_way(model: FeatherFaceV2) -> list[nn.Module]:
+    """V1's way between its first stage and the context."""
+    parts = [model.backbone.stage2, model.backbone.stage3, model.laterals]
+    return [*parts, model.second_laterals, model.fusions, model.attention]
 
 
 def way(model: FeatherFaceV2, stride_8: Tensor, detail: Tensor | None = None) -> list[Tensor]:
