@@ -28,7 +28,7 @@ from featherface.models.modules.grouped_heads import GroupedHeads, outputs_of
 from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
-from featherface.training import joined_start, shortened_start
+from featherface.training import answers, joined_start, shortened_start
 from featherface.training import student as student_file
 from featherface.training.branch_start import (
     WhitenedUnit,
@@ -428,42 +428,42 @@ def test_a_teachers_answers_lie_as_a_predictor_gives_them() -> None:
     torch.manual_seed(0)
     images = torch.zeros(2, 3, 64, 96)
     maps = [torch.randn(2, 30, 64 // stride, 96 // stride) for stride in STRIDES]
-    back = joined_start.as_maps(with_two_logits(outputs_of(maps)), images)
+    back = answers.as_maps(with_two_logits(outputs_of(maps)), images)
     for ours, theirs in zip(back, maps, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
 def test_v1_has_its_share_at_each_size_of_anchor() -> None:
     shares = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
-    at_16 = joined_start.share_of_channels(shares, 1, torch.zeros(1))
+    at_16 = answers.share_of_channels(shares, 1, torch.zeros(1))
     apart = torch.ones(1, 30, 2, 3)
     mixed = HeadOutputs(*(x[0] for x in outputs_of([apart * at_16])))
     for values in mixed:
         flat = values.reshape(6, 2, -1)  # cell, anchor
         assert (flat[:, 0] == torch.tensor(0.2)).all()
         assert (flat[:, 1] == torch.tensor(0.3)).all()
-    with pytest.raises(ValidationError, match="5 shares for six sizes of anchors"):
+    with pytest.raises(ValidationError, match="5 values for six sizes of anchors"):
         RunConfig.model_validate({"name": "x", "start": {"joined_v1": shares[1:]}})
 
 
 def test_answers_are_apart_where_a_face_is_said_otherwise() -> None:
     torch.manual_seed(0)
     wanted = torch.randn(2, 30, 4, 4)
-    assert float(joined_start.answers_distance(wanted, wanted)) == pytest.approx(0, abs=1e-6)
+    assert float(answers.answers_distance(wanted, wanted)) == pytest.approx(0, abs=1e-6)
     wanted[:, :2] = -20.0  # no face
     moved = wanted.clone()
     moved[:, 2:] += 1.0
-    assert float(joined_start.answers_distance(moved, wanted)) < 1e-6  # whose boxes count nothing
+    assert float(answers.answers_distance(moved, wanted)) < 1e-6  # whose boxes count nothing
     wanted[0, 1, 2, 3] = moved[0, 1, 2, 3] = 20.0
     box, landmarks = wanted.clone(), wanted.clone()
     box[0, 6:10, 2, 3] += 1.0
     landmarks[0, 20:30, 2, 3] += 1.0
-    of_box = float(joined_start.answers_distance(box, wanted))
-    of_landmarks = float(joined_start.answers_distance(landmarks, wanted))
+    of_box = float(answers.answers_distance(box, wanted))
+    of_landmarks = float(answers.answers_distance(landmarks, wanted))
     assert of_box == pytest.approx(0.5 / 3)
     assert of_landmarks == pytest.approx(0.3 * 0.5 / 3)
     box[0, 2:6, 2, 3] += 5.0  # the other anchor's
-    assert float(joined_start.answers_distance(box, wanted)) == pytest.approx(of_box)
+    assert float(answers.answers_distance(box, wanted)) == pytest.approx(of_box)
 
 
 def test_two_strides_without_a_branch_are_refused() -> None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from featherface.anchors import ANCHORS_PER_CELL, STRIDES
 from featherface.data.crop_settings import CropSettings
@@ -47,6 +55,7 @@ LATER_FIELDS: dict[tuple[str, ...], Any] = {
     ("start", "joined_passes"): 8,
     ("start", "joined_v1"): [],
     ("start", "joined_way_rate"): 0.0,
+    ("start", "council"): None,
     ("start", "branch_crops"): 0,
     ("start", "branch_passes"): [2, 2, 4],
     ("start", "branch_teacher"): None,
@@ -137,6 +146,53 @@ class MapTeacherConfig(Section):
     scale: float = Field(1.0, gt=0)
 
 
+SIZES = len(STRIDES) * ANCHORS_PER_CELL
+
+
+def one_of_each_size(values: list[float]) -> list[float]:
+    """``values``, if there is one for each size of anchors."""
+    if len(values) != SIZES:
+        raise ValueError(f"{len(values)} values for six sizes of anchors")
+    return values
+
+
+OfSizes = Annotated[list[float], AfterValidator(one_of_each_size)]
+Shares = Annotated[list[Annotated[float, Field(ge=0, le=1)]], AfterValidator(one_of_each_size)]
+
+
+class MemberConfig(Section):
+    """A detector of a council, and its ``shares`` of what is said at anchors of 16, 32, 64, 128,
+    256 and 512 pixels.
+
+    ``slope`` and ``shifts`` make its logits as large as the others' mean of the same.
+    """
+
+    path: Path
+    outputs: Literal["featherface", "scrfd"] = "featherface"
+    shares: Shares
+    slope: float = Field(1.0, gt=0)
+    shifts: OfSizes = [0.0] * SIZES
+
+
+class CouncilConfig(Section):
+    """What a student learns from: detectors that speak together of ``crops``, each seen
+    ``passes`` times.
+    """
+
+    members: list[MemberConfig] = Field(min_length=1)
+    crops: int = Field(gt=0)
+    passes: int = Field(8, gt=0)
+
+    @field_validator("members")
+    @classmethod
+    def _all_said(cls, members: list[MemberConfig]) -> list[MemberConfig]:
+        totals = [sum(shares) for shares in zip(*(x.shares for x in members), strict=True)]
+        if not all(abs(total - 1) < 1e-6 for total in totals):
+            given = ", ".join(f"{total:g}" for total in totals)
+            raise ValueError(f"the members' shares come to {given}; each size needs 1 in all")
+        return members
+
+
 class StartConfig(Section):
     """First weights: ``weights`` (a V2 file, or the mean of several), else ``v1``, else
     ``imagenet``, else chance.
@@ -212,6 +268,7 @@ class StartConfig(Section):
         ge=0,
         description="rate at which V1's way learns as well then, of the ends'; 0: it stands still",
     )
+    council: CouncilConfig | None = None
     branch_crops: int = Field(
         0,
         ge=0,
@@ -234,9 +291,7 @@ class StartConfig(Section):
     @field_validator("joined_v1")
     @classmethod
     def _one_each(cls, shares: list[float]) -> list[float]:
-        if shares and len(shares) != len(STRIDES) * ANCHORS_PER_CELL:
-            raise ValueError(f"{len(shares)} shares for six sizes of anchors")
-        return shares
+        return one_of_each_size(shares) if shares else shares
 
     @property
     def fits_factors(self) -> bool:

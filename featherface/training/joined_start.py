@@ -12,23 +12,21 @@ faces, and few that are none together (docs/experiments.md, A third opinion).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import STRIDES
 from featherface.data.labelled_photo import Photos
 from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2, read_by_heads
 from featherface.models.modules.detail_branch import DetailBranch
-from featherface.models.modules.grouped_heads import VALUES
-from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_mean_v2
+from featherface.training.answers import answers_distance, as_maps, share_of_channels
 from featherface.training.distillation import channel_spreads, spread_distance
 from featherface.training.kept_crops import as_input, crops_to_keep
 from featherface.training.learner import Learner
@@ -37,8 +35,7 @@ from featherface.training.short_run import learn, learning_alone, values_of
 from featherface.training.shortened_start import parts_of_way
 
 LEARNING_RATE = 3e-4
-LANDMARKS_SHARE, MAPS_SHARE = 0.3, 0.5
-LEAST_FACES = 2.0  # of a batch of crops, so that one without a face has a mean
+MAPS_SHARE = 0.5
 
 
 class Both(NamedTuple):
@@ -147,48 +144,3 @@ def said_by_both(
     return Both(
         maps.backbone[0].half(), read.half(), [x.half() for x in context], [x.half() for x in said]
     )
-
-
-def as_maps(outputs: HeadOutputs, images: Tensor) -> list[Tensor]:
-    """A teacher's answers about ``images`` as a predictor of V2 gives them, ``[B, 30, H, W]`` a
-    stride; its logits ``[B, A, 2]`` are those of background and face.
-    """
-    height, width = images.shape[2:]
-    sizes = [(height // stride, width // stride) for stride in STRIDES]
-    margin = outputs.logits[..., 1] - outputs.logits[..., 0]
-    values = (margin[..., None], outputs.box_deltas, outputs.landmark_deltas)
-    by_task = [x.split([h * w * ANCHORS_PER_CELL for h, w in sizes], 1) for x in values]
-    return [
-        torch.cat([x.reshape(len(x), h, w, -1).permute(0, 3, 1, 2) for x in level], 1)
-        for (h, w), *level in zip(sizes, *by_task, strict=True)
-    ]
-
-
-def share_of_channels(shares: Sequence[float], level: int, like: Tensor) -> Tensor:
-    """The shares of a stride's anchors, as its predictor's channels lie, ``[1, 30, 1, 1]``."""
-    first = ANCHORS_PER_CELL * level
-    own = like.new_tensor(shares[first : first + ANCHORS_PER_CELL])
-    return torch.cat([own.repeat_interleave(n) for n in VALUES])[None, :, None, None]
-
-
-def answers_distance(made: Tensor, wanted: Tensor) -> Tensor:
-    """How far a predictor's map ``[B, 30, H, W]`` is from another's.
-
-    The class by its divergence, boxes and landmarks as far as ``wanted`` is sure of a face; the
-    mean over faces, to which a batch without one adds little.
-    """
-    classes, boxes = ANCHORS_PER_CELL, 5 * ANCHORS_PER_CELL
-    logits, target = made[:, :classes], wanted[:, :classes]
-    sure = target.sigmoid()
-    entropy = functional.binary_cross_entropy_with_logits
-    divergence = entropy(logits, sure, reduction="none") - entropy(target, sure, reduction="none")
-    shape = (len(made), ANCHORS_PER_CELL, -1, *made.shape[2:])
-
-    def of_faces(part: slice) -> Tensor:
-        ours, theirs = (x[:, part].reshape(shape) for x in (made, wanted))
-        apart = functional.smooth_l1_loss(ours, theirs, reduction="none").mean(2)
-        return (apart * sure).sum()
-
-    total = divergence.sum() + of_faces(slice(classes, boxes))
-    total = total + LANDMARKS_SHARE * of_faces(slice(boxes, None))
-    return total / (sure.sum() + LEAST_FACES)

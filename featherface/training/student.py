@@ -19,6 +19,7 @@ from featherface.models.weight_files import load_mean_weights
 from featherface.training.branch_start import fit_branch
 from featherface.training.config import RunConfig, StartConfig
 from featherface.training.context_start import fit_context
+from featherface.training.council_start import learn_from_council
 from featherface.training.detail_start import fit_detail
 from featherface.training.factored_start import start_factored
 from featherface.training.grown_start import grow
@@ -76,10 +77,13 @@ def fit_first_weights(
     start = config.start
     joined = None
     fitted = student
-    if (student.interpolative or student.folded_norms) and start.fits_factors:
+    taught_plain = start.council and in_more_values(start.weight_files, student)
+    if (student.interpolative or student.folded_norms) and (start.fits_factors or taught_plain):
         # Factors are easier to fit than a basis: whatever is one of the two is also the other.
         plain = {"interpolative": False, "folded_norms": False}
         fitted = FeatherFaceV2(**config.model.model_dump() | plain)
+        if not start.fits_factors:
+            load_mean_weights(fitted, start.weight_files)
         fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fitted.to(fabric.device)
         learner.student = fitted
@@ -93,6 +97,8 @@ def fit_first_weights(
         start_shortened(fabric, learner, store, indices, report)
     if start.joined_crops:
         join_ways(fabric, learner, store, indices, report)
+    if start.council:
+        learn_from_council(fabric, fitted, config, store, indices, report)
     if start.context_crops:
         fit_context(fitted.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:
