@@ -206,15 +206,15 @@ def test_all_of_a_student_learns_what_a_council_says(
 ) -> None:
     monkeypatch.setattr(council_start, "LEARNING_RATE", 4e-3)  # few steps
     monkeypatch.setattr(council_start, "PIXELS_A_STEP", 4 * 64 * 64)
-    config = make_small_run(tmp_path)
+    run = make_small_run(tmp_path)
     council = CouncilConfig.model_validate(council_of(tmp_path, corner_detector))
-    run = config.model_copy(update={"start": config.start.model_copy(update={"council": council})})
     store = PhotoStore(run.data.shards, run.data.cache)
     student = unsettled(**TWO_WAYS)
     first = {n: x.clone() for n, x in student.named_parameters()}
     lines: list[str] = []
     indices = np.arange(len(store))
-    learn_from_council(Fabric(accelerator="cpu"), student, run, store, indices, lines.append)
+    fabric = Fabric(accelerator="cpu")
+    learn_from_council(fabric, student, council, run, store, indices, lines.append)
     before, after = (float(x) for x in lines[0].split("loss ")[1].split(" to "))
     assert after < 0.8 * before
     moved = {n for n, x in student.named_parameters() if not torch.equal(x, first[n])}

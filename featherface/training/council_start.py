@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from featherface.data.dataset import Batch
 from featherface.data.drawn_masks import draw_masks
 from featherface.data.labelled_photo import FACE_SCORE, Photos
-from featherface.errors import ConfigError
 from featherface.models.featherface_v2 import FeatherFaceV2
 from featherface.training.answers import answers_distance, as_maps
 from featherface.training.config import CouncilConfig, RunConfig
@@ -37,17 +36,17 @@ PIXELS_A_STEP = 8 * 320 * 320
 def learn_from_council(
     fabric: Fabric,
     model: FeatherFaceV2,
+    council: CouncilConfig,
     config: RunConfig,
     store: Photos,
     indices: np.ndarray,
     report: Callable[[str], None],
 ) -> None:
-    """Teach ``model``, in place, by ``start.council``. A crop of 320 pixels takes 0.4 MB.
+    """Teach ``model``, in place, by what ``council`` says. A crop of 320 pixels takes 0.4 MB.
 
     Raises:
         WeightsError: a member's file is missing, corrupt or has other outputs.
     """
-    council = asked_council(config)
     members = [open_member(member) for member in council.members]
     batches = crops_to_keep(fabric, config, store, indices, council.crops, seed=51)
     seen = [
@@ -74,13 +73,6 @@ def learn_from_council(
         clip = config.optimiser.clip_norm
         before, after = learn(fabric, optimiser, steps, loss_at, LEARNING_RATE, clip)
     report(f"Council: {steps:,} steps, loss {before:.3f} to {after:.3f}")
-
-
-def asked_council(config: RunConfig) -> CouncilConfig:
-    """That of ``start``. Raises ``ConfigError`` if there is none."""
-    if config.start.council is None:
-        raise ConfigError("start.council: names no detectors to learn from")
-    return config.start.council
 
 
 def crops_a_step(batch: Batch) -> int:

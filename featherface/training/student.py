@@ -98,7 +98,7 @@ def fit_first_weights(
     if start.joined_crops:
         join_ways(fabric, learner, store, indices, report)
     if start.council:
-        learn_from_council(fabric, fitted, config, store, indices, report)
+        learn_from_council(fabric, fitted, start.council, config, store, indices, report)
     if start.context_crops:
         fit_context(fitted.context, learner.maps_of_teacher, config, store, indices, report)
     if start.twin_crops:
