@@ -7,6 +7,7 @@ Two square anchors a cell, 16/32, 64/128 and 256/512 pixels on strides 8, 16 and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 STRIDES: tuple[int, ...] = (8, 16, 32)
 ANCHOR_SIZES: tuple[tuple[int, ...], ...] = ((16, 32), (64, 128), (256, 512))
 ANCHORS_PER_CELL = 2
+SIZES = len(STRIDES) * ANCHORS_PER_CELL
 CENTRE_VARIANCE = 0.1
 SIZE_VARIANCE = 0.2
 
@@ -39,6 +41,11 @@ def make_anchors(height: int, width: int) -> FloatArray:
     anchors = np.concatenate(levels)
     anchors.setflags(write=False)
     return anchors
+
+
+def of_stride(values: Sequence[float], level: int) -> Sequence[float]:
+    """Those of a stride's anchors, of one value for each of the six sizes of anchors."""
+    return values[ANCHORS_PER_CELL * level : ANCHORS_PER_CELL * (level + 1)]
 
 
 def encode_boxes(boxes: FloatArray, anchors: FloatArray) -> FloatArray:

@@ -12,14 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from featherface.anchors import make_anchors
+from featherface.anchors import SIZES, make_anchors
 from featherface.cli import app
 from featherface.data.example_data import make_example_data
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.errors import ConfigError, DataError
 from featherface.evaluation.anchor_sizes import (
     LEAST,
-    SIZES,
     Sizes,
     fit_size_shifts,
     seen_by_both,

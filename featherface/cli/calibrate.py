@@ -67,12 +67,12 @@ def calibrate(
     import numpy as np
 
     from featherface.analysis.figures import save_figure
-    from featherface.anchors import STRIDES
+    from featherface.anchors import SIZES, STRIDES
     from featherface.cli.progress import list_progress
     from featherface.data.shards import PhotoStore
     from featherface.detector import FaceDetector
     from featherface.errors import ConfigError
-    from featherface.evaluation.anchor_sizes import SIZES, fit_size_shifts, seen_by_both
+    from featherface.evaluation.anchor_sizes import fit_size_shifts, seen_by_both
     from featherface.evaluation.average_precision import match_voc
     from featherface.evaluation.calibration import (
         Correction,

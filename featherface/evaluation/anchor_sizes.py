@@ -14,13 +14,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from featherface.anchors import ANCHOR_SIZES, ANCHORS_PER_CELL, STRIDES, make_anchors
+from featherface.anchors import ANCHOR_SIZES, SIZES, make_anchors
 from featherface.data.enlarged import stored_small
 from featherface.data.labelled_photo import LabelledPhoto
 from featherface.errors import ConfigError, DataError
 from featherface.evaluation.calibration import logits_of, newton
 
-SIZES = len(STRIDES) * ANCHORS_PER_CELL
 LEAST = 0.5  # score from which on an anchor is asked about
 LEAST_ANCHORS = 30  # of one size, to fit its shift
 CROWD = "crowd"  # the source of photos whose faces are small however they are shown

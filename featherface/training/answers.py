@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES, of_stride
 from featherface.models.modules.grouped_heads import VALUES
 from featherface.models.outputs import HeadOutputs
 
@@ -33,11 +33,6 @@ def as_maps(outputs: HeadOutputs, images: Tensor) -> list[Tensor]:
         torch.cat([x.reshape(len(x), h, w, -1).permute(0, 3, 1, 2) for x in level], 1)
         for (h, w), *level in zip(sizes, *by_task, strict=True)
     ]
-
-
-def of_stride(values: Sequence[float], level: int) -> Sequence[float]:
-    """Those of a stride's anchors, of one value for each of the six sizes of anchors."""
-    return values[ANCHORS_PER_CELL * level : ANCHORS_PER_CELL * (level + 1)]
 
 
 def share_of_channels(shares: Sequence[float], level: int, like: Tensor) -> Tensor:

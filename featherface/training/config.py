@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import SIZES
 from featherface.data.crop_settings import CropSettings
 from featherface.errors import ConfigError
 
@@ -144,9 +144,6 @@ class MapTeacherConfig(Section):
     bgr: bool = False
     mean: float = 0.0
     scale: float = Field(1.0, gt=0)
-
-
-SIZES = len(STRIDES) * ANCHORS_PER_CELL
 
 
 def one_of_each_size(values: list[float]) -> list[float]:

@@ -13,10 +13,10 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES, of_stride
 from featherface.models.modules.grouped_heads import VALUES
 from featherface.models.outputs import HeadOutputs
-from featherface.training.answers import as_maps, of_stride
+from featherface.training.answers import as_maps
 from featherface.training.config import MemberConfig
 from featherface.training.onnx_teacher import OnnxTeacher
 from featherface.training.scrfd_teacher import ScrfdTeacher
@@ -46,7 +46,8 @@ def open_member(config: MemberConfig) -> Member:
     """
     ask: Detector
     if config.outputs == "scrfd":
-        ask = ScrfdTeacher(config.path, [any(of_stride(config.shares, i)) for i in range(3)])
+        asked = [any(of_stride(config.shares, level)) for level in range(len(STRIDES))]
+        ask = ScrfdTeacher(config.path, asked)
     else:
         ask = OnnxTeacher(config.path)
     return Member(ask, config.shares, config.slope, config.shifts)
@@ -75,9 +76,9 @@ def mixed(members: Sequence[Member], maps: Sequence[Tensor], level: int) -> Tens
         logits.append(share * logit)
         weights.append(share * logit.sigmoid().clamp_min(LEAST_SURE))
         places.append(one[:, ANCHORS_PER_CELL:])
-    total = sum(weights[1:], weights[0]).clamp_min(1e-12)
+    total = torch.stack(weights).sum(0)
     mean = torch.zeros_like(places[0])
     for weight, place in zip(weights, places, strict=True):
         of_anchor = weight / total
         mean += torch.cat([of_anchor.repeat_interleave(n, 1) for n in VALUES[1:]], 1) * place
-    return torch.cat([sum(logits[1:], logits[0]), mean], 1)
+    return torch.cat([torch.stack(logits).sum(0), mean], 1)

@@ -21,6 +21,7 @@ from featherface.training.answers import answers_distance, as_maps
 from featherface.training.config import CouncilConfig, RunConfig
 from featherface.training.council import open_member, said_together
 from featherface.training.distillation import with_two_logits
+from featherface.training.joined_start import parts_behind
 from featherface.training.kept_crops import as_input, chosen_crops, crops_to_keep
 from featherface.training.matrix_steps import MatrixSteps, Part
 from featherface.training.short_run import learn, learning_alone, values_of
@@ -85,8 +86,7 @@ def parts_of(model: FeatherFaceV2) -> list[Part]:
     """All values that learn: the ends, V1's way, and what lies before either."""
     ends: list[nn.Module] = [model.context, model.heads]
     if model.branch is not None:
-        first = (model.branch.stem, model.branch.stage_4)
-        ends += [x for x in model.branch.children() if x not in first]
+        ends += parts_behind(model.branch)
     at_end, on_way = values_of(ends), values_of(parts_of_way(model))
     known = {id(p) for p in (*at_end, *on_way)}
     before = [p for p in model.parameters() if id(p) not in known]

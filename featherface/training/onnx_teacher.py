@@ -11,6 +11,7 @@ from torch import Tensor
 from featherface.detector import FaceDetector
 from featherface.errors import WeightsError
 from featherface.models.outputs import HeadOutputs
+from featherface.training.distillation import with_two_logits
 
 LEAST = 1e-6  # scores nearer to 0 or 1 than this have no finite logit in float32
 
@@ -35,6 +36,5 @@ class OnnxTeacher:
                 f"{anchors} anchors; a teacher needs the same anchors"
             )
         face = torch.logit(torch.from_numpy(scores), LEAST)
-        logits = torch.stack([torch.zeros_like(face), face], dim=-1)
-        outputs = (logits, torch.from_numpy(boxes), torch.from_numpy(landmarks))
-        return HeadOutputs(*(x.to(images.device) for x in outputs))
+        outputs = (face, torch.from_numpy(boxes), torch.from_numpy(landmarks))
+        return with_two_logits(HeadOutputs(*(x.to(images.device) for x in outputs)))

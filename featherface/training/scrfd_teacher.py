@@ -25,6 +25,7 @@ from featherface.anchors import (
 from featherface.errors import WeightsError
 from featherface.models.outputs import HeadOutputs
 from featherface.models.weight_files import first_line
+from featherface.training.distillation import with_two_logits
 from featherface.training.onnx_teacher import LEAST
 from featherface.training.teacher_session import open_session
 
@@ -63,8 +64,7 @@ class ScrfdTeacher:
         scores, boxes, landmarks = (
             torch.from_numpy(np.stack(x)).to(images.device) for x in zip(*answers, strict=True)
         )
-        face = torch.logit(scores, LEAST)
-        return HeadOutputs(torch.stack([torch.zeros_like(face), face], -1), boxes, landmarks)
+        return with_two_logits(HeadOutputs(torch.logit(scores, LEAST), boxes, landmarks))
 
     def _answer(self, image: Floats) -> tuple[Floats, Floats, Floats]:
         height, width = image.shape[2:]
@@ -72,6 +72,7 @@ class ScrfdTeacher:
         scores = np.zeros(len(anchors), np.float32)
         boxes = np.zeros((len(anchors), 4), np.float32)
         landmarks = np.zeros((len(anchors), 10), np.float32)
+        pixels = (image - GREY) / SCALE
         first = 0
         for level, stride in enumerate(STRIDES):
             count = height // stride * (width // stride) * ANCHORS_PER_CELL
@@ -80,7 +81,7 @@ class ScrfdTeacher:
             if not self._asked[level]:
                 continue
             names = self._outputs[level :: len(STRIDES)]
-            shown = {self._input: shifted((image - GREY) / SCALE, stride // 2)}
+            shown = {self._input: shifted(pixels, stride // 2)}
             score, sides, points = self._session.run(names, shown)
             centres = anchors[own, :2]
             sides = sides.reshape(-1, 4) * stride

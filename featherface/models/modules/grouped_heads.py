@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from featherface.anchors import ANCHORS_PER_CELL, STRIDES
+from featherface.anchors import ANCHORS_PER_CELL, STRIDES, of_stride
 from featherface.models.modules.channel_permutation import ShuffledPointwise
 from featherface.models.outputs import HeadOutputs
 
@@ -83,9 +83,8 @@ class GroupedHeads(nn.Module):
     def shift_sizes(self, shifts: Sequence[float]) -> None:
         """Add a number to the logits of each size of anchor, from 16 pixels to 512."""
         for level, predictor in enumerate(self.predictors):
-            own = shifts[ANCHORS_PER_CELL * level : ANCHORS_PER_CELL * (level + 1)]
             _, bias = predictor.parameters()
-            bias[:ANCHORS_PER_CELL] += bias.new_tensor(own)
+            bias[:ANCHORS_PER_CELL] += bias.new_tensor(of_stride(shifts, level))
 
     def forward(self, levels: list[Tensor]) -> HeadOutputs:
         return self.predict(self.towers(levels))
