@@ -22,11 +22,14 @@ from featherface.data.dataset import Batch
 from featherface.data.shards import PhotoStore
 from featherface.errors import WeightsError
 from featherface.export.onnx_file import export_onnx
+from featherface.faces import MIRRORED_LANDMARKS
 from featherface.models.featherface_v2 import FeatherFaceV2
+from featherface.models.modules.grouped_heads import outputs_of
 from featherface.models.outputs import HeadOutputs
 from featherface.models.pretrained_v2 import load_v2
 from featherface.models.weight_files import save_weights
 from featherface.training import council_start
+from featherface.training.answers import mirrored
 from featherface.training.config import CouncilConfig, MemberConfig, RunConfig
 from featherface.training.council import Member, open_member, said_together
 from featherface.training.council_start import crops_a_step, learn_from_council, masked
@@ -195,6 +198,32 @@ def council_of(folder: Path, corner_detector: Path) -> dict[str, Any]:
             },
         ],
     }
+
+
+def test_mirrored_answers_are_the_mirrored_faces() -> None:
+    torch.manual_seed(3)
+    height, width = 64, 96
+    maps = [torch.randn(1, 30, height // s, width // s) for s in STRIDES]
+    anchors = make_anchors(height, width)
+
+    def faces(said: list[Tensor]) -> list[np.ndarray]:
+        """Logits, boxes and landmarks, a grid ``[H, W, 2, ...]`` for each stride."""
+        logits, boxes, landmarks = (x[0].numpy() for x in outputs_of(said))
+        values = logits, decode_boxes(boxes, anchors), decode_landmarks(landmarks, anchors)
+        return [
+            x[part].reshape(height // s, width // s, 2, *x.shape[1:])
+            for x in values
+            for s, part in zip(STRIDES, LEVELS, strict=True)
+        ]
+
+    for one, other in zip(faces(maps), faces([mirrored(x) for x in maps]), strict=True):
+        expected = one[:, ::-1].copy()
+        if one.ndim == 4:
+            expected[..., [0, 2]] = width - expected[..., [2, 0]]
+        elif one.ndim == 5:
+            expected = expected[..., MIRRORED_LANDMARKS, :]
+            expected[..., 0] = width - expected[..., 0]
+        np.testing.assert_allclose(other, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_all_of_a_student_learns_what_a_council_says(

@@ -71,4 +71,5 @@ def test_kernels_step_as_pytorchs_muon_says_and_go_on_after_a_stop() -> None:
         set_learning_rate(ours, 0.02)
         ours.step()
         theirs.step()
-    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+    # Theirs is in bfloat16.
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach(), rtol=0, atol=1e-3)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from featherface.anchors import ANCHORS_PER_CELL, STRIDES, of_stride
+from featherface.faces import MIRRORED_LANDMARKS
 from featherface.models.modules.grouped_heads import VALUES
 from featherface.models.outputs import HeadOutputs
 
@@ -39,6 +40,19 @@ def share_of_channels(shares: Sequence[float], level: int, like: Tensor) -> Tens
     """The shares of a stride's anchors, as its predictor's channels lie, ``[1, 30, 1, 1]``."""
     own = like.new_tensor(of_stride(shares, level))
     return torch.cat([own.repeat_interleave(n) for n in VALUES])[None, :, None, None]
+
+
+def mirrored(answers: Tensor) -> Tensor:
+    """What is said of the mirrored images, ``[B, 30, H, W]``, if ``answers`` are of the images."""
+    parts = answers.flip(-1).split([ANCHORS_PER_CELL * n for n in VALUES], 1)
+    logits, boxes, points = (
+        x.unflatten(1, (ANCHORS_PER_CELL, n)) for x, n in zip(parts, VALUES, strict=True)
+    )
+    across = answers.new_tensor([-1.0, 1.0]).view(2, 1, 1)
+    centres, sizes = boxes.split(2, 2)
+    points = points.unflatten(2, (-1, 2))[:, :, list(MIRRORED_LANDMARKS)] * across
+    values = (logits, torch.cat([centres * across, sizes], 2), points)
+    return torch.cat([x.flatten(1, -3) for x in values], 1)
 
 
 def answers_distance(made: Tensor, wanted: Tensor, boxes_share: float = 1.0) -> Tensor:

@@ -17,7 +17,7 @@ from featherface.data.dataset import Batch
 from featherface.data.drawn_masks import draw_masks
 from featherface.data.labelled_photo import FACE_SCORE, Photos
 from featherface.models.featherface_v2 import FeatherFaceV2
-from featherface.training.answers import answers_distance, as_maps
+from featherface.training.answers import answers_distance, as_maps, mirrored
 from featherface.training.config import CouncilConfig, RunConfig
 from featherface.training.council import open_member, said_together
 from featherface.training.distillation import with_two_logits
@@ -30,6 +30,7 @@ from featherface.training.shortened_start import parts_of_way
 LEARNING_RATE = 4e-4
 WAY_SHARE, FIRST_SHARE = 0.5, 0.25  # of the rate: V1's way, and all before stride 8
 BOXES_SHARE = 2.0
+SHOWN_MIRRORED = 0.5
 SHOWN_MASKED, FACES_MASKED = 0.5, 0.35  # crops in which masks are drawn, and on which faces
 PIXELS_A_STEP = 8 * 320 * 320
 
@@ -61,12 +62,13 @@ def learn_from_council(
         """How far what the student says of some crops is from what the council said."""
         batch, said = seen[rng.integers(len(seen))]
         chosen = np.sort(rng.permutation(len(batch.images))[: crops_a_step(batch)])
-        images = as_input(masked(chosen_crops(batch, chosen), rng))
+        images = masked(chosen_crops(batch, chosen), rng)
+        wanted = [level[chosen].float() for level in said]
+        if rng.random() < SHOWN_MIRRORED:
+            images, wanted = images.flip(-1), [mirrored(level) for level in wanted]
+        images = as_input(images)
         made = as_maps(with_two_logits(model.forward_with_features(images)[0]), images)
-        losses = [
-            answers_distance(ours, wanted[chosen].float(), BOXES_SHARE)
-            for ours, wanted in zip(made, said, strict=True)
-        ]
+        losses = [answers_distance(*pair, BOXES_SHARE) for pair in zip(made, wanted, strict=True)]
         return torch.stack(losses).sum()
 
     optimiser = MatrixSteps(parts_of(model))
