@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from featherface.anchors import ANCHORS_PER_CELL, STRIDES, of_stride
 from featherface.faces import MIRRORED_LANDMARKS
-from featherface.models.modules.grouped_heads import VALUES
+from featherface.models.modules.grouped_heads import TASK_CHANNELS, VALUES
 from featherface.models.outputs import HeadOutputs
 
-BOXES = 5 * ANCHORS_PER_CELL  # where the boxes' channels end
+BOXES = sum(TASK_CHANNELS[:2])  # where the boxes' channels end
 LANDMARKS_SHARE = 0.3
 LEAST_FACES = 2.0  # of a batch of crops, so that one without a face has a mean
 
@@ -44,7 +44,7 @@ def share_of_channels(shares: Sequence[float], level: int, like: Tensor) -> Tens
 
 def mirrored(answers: Tensor) -> Tensor:
     """What is said of the mirrored images, ``[B, 30, H, W]``, if ``answers`` are of the images."""
-    parts = answers.flip(-1).split([ANCHORS_PER_CELL * n for n in VALUES], 1)
+    parts = answers.flip(-1).split(TASK_CHANNELS, 1)
     logits, boxes, points = (
         x.unflatten(1, (ANCHORS_PER_CELL, n)) for x, n in zip(parts, VALUES, strict=True)
     )

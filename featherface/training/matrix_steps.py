@@ -71,9 +71,8 @@ def nearly_orthogonal(matrix: Tensor) -> Tensor:
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(5):
         square = x @ x.T
-        x = torch.addmm(
-            x, torch.addmm(square, square, square, beta=third, alpha=fifth), x, beta=first
-        )
+        lift = torch.addmm(square, square, square, beta=third, alpha=fifth)
+        x = torch.addmm(x, lift, x, beta=first)
     return x.T if tall else x
 
 

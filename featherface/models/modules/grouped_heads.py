@@ -21,6 +21,7 @@ from featherface.models.modules.channel_permutation import ShuffledPointwise
 from featherface.models.outputs import HeadOutputs
 
 VALUES = (1, 4, 10)
+TASK_CHANNELS = [ANCHORS_PER_CELL * values for values in VALUES]  # of a predictor
 
 
 class GroupedHeads(nn.Module):
@@ -43,7 +44,7 @@ class GroupedHeads(nn.Module):
             for level in levels[1:]:
                 level.conv = levels[0].conv  # one set of weights, a batch normalisation a level
             self.tower.extend(levels)
-        predictors = [nn.Conv2d(inputs, ANCHORS_PER_CELL * sum(VALUES), 1) for inputs in read]
+        predictors = [nn.Conv2d(inputs, sum(TASK_CHANNELS), 1) for inputs in read]
         for predictor in predictors:
             start = torch.zeros(predictor.out_channels)
             start[:ANCHORS_PER_CELL] = -math.log(1 / face_prior - 1)
@@ -92,8 +93,7 @@ class GroupedHeads(nn.Module):
 
 def outputs_of(maps: list[Tensor]) -> HeadOutputs:
     """What the predictors of some levels gave, over all their anchors."""
-    task_channels = [ANCHORS_PER_CELL * values for values in VALUES]
-    by_task = zip(*(x.split(task_channels, dim=1) for x in maps), strict=True)
+    by_task = zip(*(x.split(TASK_CHANNELS, dim=1) for x in maps), strict=True)
     outputs = [
         torch.cat([flatten_anchors(x, values) for x in levels], dim=1)
         for levels, values in zip(by_task, VALUES, strict=True)
